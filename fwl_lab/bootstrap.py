@@ -1,0 +1,88 @@
+"""Bootstrap intervals for ratios of sums: whole documents resampled, or blocks within the only one.
+
+Symbols: U units (documents, or strides of one document), R readers, K buckets, B replicates.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+_STRIDES_PER_BLOCK = 8
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """How intervals are drawn: number of replicates, coverage, seed."""
+
+    resamples: int = 2000
+    level: float = 0.95
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.resamples < 1 or not 0 < self.level < 1:
+            raise ValueError(f"resamples must be at least 1 and level between 0 and 1, not {self}")
+
+
+DEFAULT = Bootstrap()
+
+
+@dataclass(frozen=True)
+class Units:
+    """What is resampled.
+
+    Attributes
+    ----------
+    sums : (U, R, K) float
+        Gain of a unit in a bucket.
+    counts : (U, K) int
+        Tokens of a unit in a bucket.
+    blocks
+        Units are strides of one document and are drawn in runs, not one by one.
+    """
+
+    sums: np.ndarray
+    counts: np.ndarray
+    blocks: bool
+
+    @classmethod
+    def of(cls, gains: np.ndarray, document: np.ndarray, bucket: np.ndarray, buckets: int) -> "Units":
+        """Add up gains (R, T) by document and bucket; one document alone is cut into strides."""
+        _, unit = np.unique(document, return_inverse=True)
+        blocks = unit[-1] == 0
+        if blocks:
+            unit = np.arange(len(unit)) // max(1, block_length(len(unit)) // _STRIDES_PER_BLOCK)
+        units, cell = unit[-1] + 1, unit * buckets + bucket
+        counts = np.bincount(cell, minlength=units * buckets).reshape(units, buckets)
+        sums = [np.bincount(cell, row, minlength=units * buckets).reshape(units, buckets) for row in gains]
+        return cls(np.stack(sums, axis=1) if sums else np.zeros((units, 0, buckets)), counts, bool(blocks))
+
+    def averaged(self) -> "Units":
+        """Each unit's own mean in place of its sum, so that every unit counts the same."""
+        return Units(self.sums / self.counts[:, None], np.ones_like(self.counts), self.blocks)
+
+    def intervals(self, bootstrap: Bootstrap) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Mean, low and high, each (R, K); low and high are NaN where one unit of several is all there is."""
+        rng = np.random.default_rng(bootstrap.seed)
+        weights = self._weights(rng, bootstrap.resamples)  # (B, U)
+        with np.errstate(invalid="ignore", divide="ignore"):  # a replicate without the bucket is 0/0, and left out
+            mean = self.sums.sum(axis=0) / self.counts.sum(axis=0)
+            replicates = np.tensordot(weights, self.sums, 1) / (weights @ self.counts)[:, None]  # (B, R, K)
+        known = np.full(mean.shape, self.blocks) | ((self.counts > 0).sum(axis=0) > 1)
+        tail = (1 - bootstrap.level) / 2
+        low, high = np.full(mean.shape, np.nan), np.full(mean.shape, np.nan)
+        if known.any():
+            low[known], high[known] = np.nanquantile(replicates[:, known], [tail, 1 - tail], axis=0)
+        return mean, low, high
+
+    def _weights(self, rng: np.random.Generator, resamples: int) -> np.ndarray:
+        """How often each unit is in each replicate, (B, U) float."""
+        units = len(self.counts)
+        window = min(_STRIDES_PER_BLOCK, units) if self.blocks else 1
+        draws = rng.multinomial(-(-units // window), np.full(units, 1 / units), size=resamples)
+        # A block that starts at u also holds u+1, u+2, ...; past the end it goes on from the start.
+        return np.stack([np.roll(draws, shift, axis=1) for shift in range(window)]).sum(axis=0).astype(np.float64)
+
+
+def block_length(tokens: int) -> int:
+    """Tokens in a block: 64, more in a long document so that about 64 blocks cover it, never over a quarter of it."""
+    return max(1, min(max(64, tokens // 64), tokens // 4))
