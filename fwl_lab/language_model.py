@@ -1,0 +1,220 @@
+"""A Hugging Face causal language model seen as body, final norm and unembedding, with or without a fast-weight block.
+
+Symbols: B rows, T tokens, D width of the residual stream, V vocabulary.
+"""
+
+import hashlib
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from .corpus import check_text
+from .precision import make_exact, root_mean_square
+from .windows import Context, read_body
+
+NORM_NAMES = ("norm", "ln_f")  # the final norm in the Llama, Mistral and Qwen families, and in GPT-2
+LOGITS_AT_ONCE = 2**24  # numbers; bounds the memory of logits, whatever the vocabulary
+
+
+class Encoding(NamedTuple):
+    """Tokens of a text. The concatenated `texts` are the text; `bytes` add up to its UTF-8 length.
+
+    Attributes
+    ----------
+    ids : (T,) long
+    texts : list of T str, the characters that each token completes ("" where it only continues one)
+    bytes : list of T int, their UTF-8 lengths
+    """
+
+    ids: Tensor
+    texts: list[str]
+    bytes: list[int]
+
+
+class LanguageModel(nn.Module):
+    """A causal LM that reads documents of any length, seen as body, final norm and unembedding.
+
+    Parameters
+    ----------
+    network : PreTrainedModel
+        GPT-2, Llama, Mistral, Qwen or alike. Its norm and rotary modules are replaced by exact ones
+        (`fwl_lab.precision`); its weights are used as they are.
+    tokenizer : PreTrainedTokenizerBase, optional
+    window : int, optional
+        How many past positions the body sees; None: what the configuration says.
+    block : FastWeightBlock, optional
+        On top of the residual stream; it takes the final norm over.
+    base : LanguageModel, optional
+        The same model without the block; None: this one's own body.
+    """
+
+    def __init__(
+        self,
+        network: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        window: int | None = None,
+        block: nn.Module | None = None,
+        base: "LanguageModel | None" = None,
+    ) -> None:
+        super().__init__()
+        body = network.base_model
+        norms = [name for name in NORM_NAMES if hasattr(body, name)]
+        self.rotary = hasattr(body, "rotary_emb")
+        if not norms or not (self.rotary or hasattr(body, "wpe")):
+            raise ValueError(
+                f"{type(network).__name__} is not a model this library can take apart: expected a final norm named "
+                f"{' or '.join(NORM_NAMES)} and rotary or learned absolute positions (GPT-2, Llama, Mistral, Qwen)."
+            )
+        make_exact(network)
+        network.set_attn_implementation("sdpa")
+        self.network = network.eval()
+        self.tokenizer = tokenizer
+        self.norm_name = norms[0]
+        config = network.config
+        self.window = int(window or getattr(config, "sliding_window", None) or config.max_position_embeddings)
+        if not self.rotary and self.window > config.max_position_embeddings:
+            raise ValueError(f"window is {self.window}, but the model has {config.max_position_embeddings} positions.")
+        self.block = block
+        self.provenance: dict[str, Any] = {}
+        self.token_counts: Any = None
+        # Kept out of the registered modules: a base that shares the network would appear twice among them.
+        self.__dict__["_base"] = base
+
+    # -- the parts ------------------------------------------------------------------------------------------------
+
+    @property
+    def base(self) -> "LanguageModel":
+        """The same language model without the block (for a jointly trained one: the model it came from)."""
+        if self.block is None:
+            return self
+        if self.__dict__["_base"] is None:
+            base = LanguageModel(self.network, self.tokenizer, window=self.window)
+            base.provenance, base.token_counts = self.provenance, self.token_counts
+            self.__dict__["_base"] = base
+        return self.__dict__["_base"]
+
+    @property
+    def final_norm(self) -> nn.Module:
+        """The model's own final norm, a LayerNorm or an RMSNorm."""
+        return getattr(self.network.base_model, self.norm_name)
+
+    @property
+    def unembedding(self) -> nn.Linear:
+        """U (V, D) and its bias c (V,) or None."""
+        return self.network.get_output_embeddings()
+
+    @property
+    def vocab_size(self) -> int:
+        return self.unembedding.weight.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        return self.unembedding.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.unembedding.weight.dtype
+
+    @property
+    def bos(self) -> int:
+        """What a fresh reader has read: BOS, or the end-of-text token, or (a model with neither) token 0."""
+        tokenizer, config = self.tokenizer, self.network.config
+        for source in (tokenizer, config):
+            for name in ("bos_token_id", "eos_token_id"):
+                token = getattr(source, name, None)
+                if isinstance(token, int) and 0 <= token < self.vocab_size:
+                    return token
+        return 0
+
+    # -- text -----------------------------------------------------------------------------------------------------
+
+    def encode(self, text: str) -> Tensor:
+        """Token ids (T,) of a text; no special token is added, and none is recognised inside the text."""
+        return self.encode_text(text).ids
+
+    def encode_text(self, text: str) -> Encoding:
+        """Token ids with the piece of text and the number of bytes each token stands for."""
+        encoded = self._tokenizer()(
+            check_text(text), add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True,
+            verbose=False,
+        )
+        texts, end = [], 0
+        ends = [stop for _, stop in encoded["offset_mapping"]]
+        for index, stop in enumerate(ends):
+            stop = len(text) if index == len(ends) - 1 else max(end, stop)
+            texts.append(text[end:stop])
+            end = stop
+        ids = torch.tensor(encoded["input_ids"], dtype=torch.long)
+        return Encoding(ids, texts, [len(piece.encode()) for piece in texts])
+
+    def decode(self, ids: Tensor) -> str:
+        """The text of token ids (T,)."""
+        return self._tokenizer().decode(ids.tolist(), clean_up_tokenization_spaces=False)
+
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        if self.tokenizer is None:
+            raise ValueError("this model has no tokenizer: load it from a folder that holds one, or pass token ids.")
+        return self.tokenizer
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    def read(self, ids: Tensor, context: Context, valid: Tensor | None = None) -> tuple[Tensor, Context]:
+        """Residual states (B, T, D), before the final norm, of the next tokens (B, T); see `read_body`."""
+        return read_body(self._body, ids, context, window=self.window, rotary=self.rotary, valid=valid)
+
+    def _body(self, ids: Tensor, positions: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
+        captured: list[Tensor] = []
+        handle = self.final_norm.register_forward_pre_hook(lambda _module, args: captured.append(args[0]))
+        try:
+            self.network.base_model(
+                input_ids=ids, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True
+            )
+        finally:
+            handle.remove()
+        return captured[0]
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """Norm(x) without gain and bias, (..., D), by the kind and ε of the model's final norm."""
+        norm = self.final_norm
+        if isinstance(norm, nn.LayerNorm):
+            return F.layer_norm(x, x.shape[-1:], eps=norm.eps)
+        return root_mean_square(x, norm.variance_epsilon)
+
+    def slow_output(self, residual: Tensor) -> Tensor:
+        """What the unembedding reads, (B, T, D), without adaptation: the final norm, or the block at θ₀."""
+        if self.block is not None:
+            return self.block(residual).hidden
+        out = self.normalise(residual) * self.final_norm.weight
+        return out if getattr(self.final_norm, "bias", None) is None else out + self.final_norm.bias
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """U hidden + c: (..., D) -> (..., V)."""
+        return self.unembedding(hidden)
+
+    def nll(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """-log softmax(logits)[labels], (B, T) nats, in float32 or wider; logits of few tokens at a time."""
+        flat, targets = hidden.flatten(0, -2), labels.flatten()
+        rows = max(1, LOGITS_AT_ONCE // self.vocab_size)
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        parts = [
+            F.cross_entropy(self.logits(h).to(wide), y, reduction="none")
+            for h, y in zip(flat.split(rows), targets.split(rows), strict=True)
+        ]
+        return torch.cat(parts).view(labels.shape)
+
+    def forward(self, ids: Tensor, context: Context, valid: Tensor | None = None) -> tuple[Tensor, Context]:
+        """The unadapted output (B, T, D) of the next tokens and the new context."""
+        residual, context = self.read(ids, context, valid)
+        return self.slow_output(residual), context
+
+    def weight_hash(self) -> str:
+        """SHA-256 (first 16 hex digits) over names, dtypes and bytes of all parameters."""
+        digest = hashlib.sha256()
+        for name, parameter in self.named_parameters():
+            data = parameter.detach().cpu().contiguous().view(torch.uint8).numpy()
+            digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode() + data.tobytes())
+        return digest.hexdigest()[:16]

@@ -1,0 +1,289 @@
+"""Training: a base LM from scratch, a fast-weight block on a frozen base (retrofit), both jointly, or a slow control.
+
+Every step is a function of documents, configuration and step number; a checkpoint holds all else (weights, optimizer
+moments, the state of the documents under way), so a run that was interrupted ends with the weights of one that was not.
+"""
+
+import dataclasses
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .batches import Batch, DocumentBatches, PackedBatches
+from .corpus import Document, check_text
+from .language_model import LanguageModel
+from .states import detach, from_tensors, to_tensors
+from .windows import Context
+
+MODES = ("base", "retrofit", "joint", "slow-control")
+log = logging.getLogger("fwl_lab")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """What a training run is, besides its documents.
+
+    Attributes
+    ----------
+    mode : {"base", "retrofit", "joint", "slow-control"}
+        base: the whole LM, no block. retrofit: only the block (and `last_layers` of the body) learns. joint: all.
+        slow-control: as retrofit or joint (by `last_layers`), the block never adapting.
+    steps, rows, tokens : int
+        Optimizer steps; documents side by side; tokens of each per step.
+    learning_rate, step_size_learning_rate, weight_decay, clip : float
+        AdamW's; the second is for the step sizes η, whose gradients are large. Weight decay is for matrices only.
+    warmup : int
+        Steps over which the learning rate rises; it falls as a cosine to a tenth.
+    last_layers : int
+        Layers at the end of the body that learn with the block; -1: the whole LM.
+    longest : int or None
+        Tokens of a document after which it is left.
+    seed : int
+    precision : {"float32", "bfloat16"}
+        bfloat16: autocast; weights, moments and fast-weight state stay float32.
+    """
+
+    mode: Literal["base", "retrofit", "joint", "slow-control"] = "retrofit"
+    steps: int = 1000
+    rows: int = 4
+    tokens: int = 1024
+    learning_rate: float = 1e-3
+    step_size_learning_rate: float = 1e-3
+    weight_decay: float = 0.1
+    clip: float = 1.0
+    warmup: int = 100
+    last_layers: int = 0
+    longest: int | None = 16384
+    seed: int = 0
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"mode is {self.mode!r}; expected one of {', '.join(MODES)}.")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision is {self.precision!r}; expected 'float32' or 'bfloat16'.")
+        for name in ("steps", "rows", "tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1.")
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, as a fraction of the highest."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return 0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def train(
+    model: LanguageModel,
+    documents: Sequence[Document],
+    config: TrainingConfig,
+    *,
+    folder: str | Path | None = None,
+    checkpoint_every: int = 100,
+    progress: bool = True,
+) -> list[dict[str, float]]:
+    """Train `model` in place.
+
+    Parameters
+    ----------
+    model : LanguageModel
+        With a block, except in mode "base".
+    documents : sequence of Document
+    config : TrainingConfig
+    folder : path, optional
+        Where `checkpoint.safetensors` lies. If it is there and of the same run, training goes on from it.
+    checkpoint_every : int
+        Steps between checkpoints.
+
+    Returns
+    -------
+    curve : list of dict
+        One per 20 steps: step, tokens seen, loss [nat/token] (mean since the last), seconds.
+    """
+    run = _Run(model, documents, config)
+    path = Path(folder) / "checkpoint.safetensors" if folder is not None else None
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            run.load(path)
+    bar = tqdm(
+        total=config.steps * config.rows * config.tokens, initial=run.tokens, unit="tok", unit_scale=True,
+        desc=config.mode, disable=not progress, mininterval=1.0,
+    )
+    with bar:
+        while run.step < config.steps:
+            tokens = run.advance()
+            bar.update(tokens)
+            if run.curve:
+                bar.set_postfix(nats=f"{run.curve[-1]['loss']:.3f}", refresh=False)
+            if path is not None and (run.step % checkpoint_every == 0 or run.step == config.steps):
+                run.save(path)
+                with path.with_name("curve.json").open("w") as file:
+                    json.dump(run.curve, file)
+    model.eval().requires_grad_(True)
+    return run.curve
+
+
+class _Run:
+    """A training run between two steps."""
+
+    def __init__(self, model: LanguageModel, documents: Sequence[Document], config: TrainingConfig) -> None:
+        if (config.mode == "base") != (model.block is None):
+            raise ValueError(
+                f"mode {config.mode!r} {'trains a model without' if config.mode == 'base' else 'needs a model with'} "
+                "a fast-weight block; see attach_fast_weights."
+            )
+        self.model, self.config = model, config
+        self.names = dict(_learning(model, config))
+        model.train().requires_grad_(False)
+        for parameter in self.names.values():
+            parameter.requires_grad_(True)
+        steps = [p for n, p in self.names.items() if n == "block.steps"]
+        matrices = [p for n, p in self.names.items() if p.ndim > 1]
+        vectors = [p for n, p in self.names.items() if p.ndim < 2 and n != "block.steps"]
+        groups = [
+            {"params": matrices, "base": config.learning_rate, "weight_decay": config.weight_decay},
+            {"params": vectors, "base": config.learning_rate, "weight_decay": 0.0},
+            {"params": steps, "base": config.step_size_learning_rate, "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=(0.9, 0.95))
+        ids = _encode(model, documents)
+        shape = {"rows": config.rows, "tokens": config.tokens, "seed": config.seed}
+        self.batches: PackedBatches | DocumentBatches
+        if config.mode == "base":
+            self.batches = PackedBatches(ids, model.bos, **shape)
+        else:
+            self.batches = DocumentBatches(ids, model.bos, longest=config.longest, **shape)
+        self.context = Context.empty(config.rows, model.device)
+        self.state = None if model.block is None else model.block.initial_state(config.rows)
+        self.step = self.tokens = 0
+        self.sums = [0.0, 0.0]
+        self.curve: list[dict[str, float]] = []
+        self.began = time.perf_counter()
+
+    def advance(self) -> int:
+        """One optimizer step; returns the tokens it saw."""
+        batch = self.batches[self.step]
+        device = self.model.device
+        batch = Batch(*(x.to(device) for x in batch))
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base"] * self.config.rate(self.step)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            nll = self._nll(batch)
+        count = int(batch.valid.sum())
+        loss = nll.sum() / count
+        if not bool(loss.isfinite()):
+            raise FloatingPointError(
+                f"the loss of step {self.step} is {float(loss)}; lower the learning rates or raise the warm-up. "
+                "The last checkpoint is whole."
+            )
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.names.values(), self.config.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.tokens += self.config.rows * self.config.tokens
+        self.sums = [self.sums[0] + float(nll.sum()), self.sums[1] + count]
+        if self.step % 20 == 0:
+            seconds = time.perf_counter() - self.began
+            self.curve.append({"step": self.step, "tokens": self.tokens, "loss": self.sums[0] / self.sums[1],
+                               "seconds": round(seconds, 1)})  # fmt: skip
+            self.sums = [0.0, 0.0]
+        return self.config.rows * self.config.tokens
+
+    def _nll(self, batch: Batch) -> Tensor:
+        """(B, T) nats, 0 at padding."""
+        model = self.model
+        if self.config.mode == "base":
+            hidden, _ = model(batch.inputs, self.context)
+            return model.nll(hidden, batch.labels)
+        self.context = self.context.reset_rows(batch.fresh)
+        frozen_body = self.config.last_layers == 0
+        with torch.set_grad_enabled(not frozen_body):
+            residual, context = model.read(batch.inputs, self.context, batch.valid)
+        self.context = detach(context)
+        if self.config.mode == "slow-control":
+            hidden = model.block(residual).hidden
+            return model.nll(hidden, batch.labels) * batch.valid
+        out = model.block(residual, batch.labels, batch.valid.to(residual.dtype), self.state.reset_rows(batch.fresh))
+        self.state = detach(out.state)
+        return out.nll
+
+    # -- checkpoints ----------------------------------------------------------------------------------------------
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        for name, parameter in self.names.items():
+            yield f"weights.{name}", parameter.detach()
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                yield f"optimizer.{name}.{key}", value
+        yield from to_tensors(self.context, "context.").items()
+        if self.state is not None:
+            yield from to_tensors(self.state, "state.").items()
+
+    def save(self, path: Path) -> None:
+        """Write all that resuming needs, atomically: a file of that name is always whole."""
+        facts = {"config": dataclasses.asdict(self.config), "step": self.step, "tokens": self.tokens,
+                 "sums": self.sums, "curve": self.curve}  # fmt: skip
+        write_tensors({n: t.cpu().contiguous().clone() for n, t in self._tensors()}, path, {"run": json.dumps(facts)})
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint."""
+        with safe_open(path, "pt", device=str(self.model.device)) as file:
+            facts = json.loads(file.metadata()["run"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        ours = dataclasses.asdict(self.config)
+        if facts["config"] != ours:
+            differing = [k for k in ours if facts["config"].get(k) != ours[k]]
+            raise ValueError(
+                f"{path} is a checkpoint of another run: {', '.join(differing)} differ; "
+                "use the same configuration to resume it, or another folder."
+            )
+        self.step, self.tokens, self.sums, self.curve = (facts[k] for k in ("step", "tokens", "sums", "curve"))
+        with torch.no_grad():
+            for name, parameter in self.names.items():
+                parameter.copy_(tensors[f"weights.{name}"])
+                prefix = f"optimizer.{name}."
+                self.optimizer.state[parameter] = {
+                    key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
+                }
+        self.context = from_tensors(self.context, tensors, "context.")
+        if self.state is not None:
+            self.state = from_tensors(self.state, tensors, "state.")
+        log.info("resumed %s at step %d of %d", path, self.step, self.config.steps)
+
+
+def _learning(model: LanguageModel, config: TrainingConfig) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of the parameters that a run trains."""
+    if config.last_layers < 0 or config.mode in ("base", "joint"):
+        yield from model.named_parameters()
+        return
+    yield from ((f"block.{n}", p) for n, p in model.block.named_parameters())
+    layers = next(m for m in model.network.base_model.children() if isinstance(m, torch.nn.ModuleList))
+    chosen = {id(p) for layer in list(layers)[len(layers) - config.last_layers :] for p in layer.parameters()}
+    yield from ((n, p) for n, p in model.named_parameters() if id(p) in chosen)
+
+
+def _encode(model: LanguageModel, documents: Sequence[Document]) -> list[np.ndarray]:
+    texts = [check_text(document.text, document.name) for document in documents]
+    encoded = model.tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
+    return [np.asarray(ids) for ids in encoded["input_ids"]]
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file so that `path` holds either what it held or all of the new one."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file(tensors, aside, metadata)
+    aside.replace(path)
