@@ -80,7 +80,8 @@ def test_cumulative_sums_start_afresh_in_each_document(trace):
 
 
 def _means(keys, gains):
-    total, count = Counter(), Counter()
+    total: Counter = Counter()
+    count: Counter = Counter()
     for key, value in zip(keys, gains, strict=True):
         total[key] += value
         count[key] += 1
@@ -100,7 +101,8 @@ def _check(result, keys, trace):
     assert result[analysis.MEAN].attrs[schema.UNITS] == "nat/token"
     several = np.array(held) > 1
     low, mean, high = (row[name].values[several] for name in (analysis.LOW, analysis.MEAN, analysis.HIGH))
-    assert ((low <= mean) & (mean <= high)).all() and (high - low > 0).all()
+    assert ((low <= mean) & (mean <= high)).all()
+    assert (high - low > 0).all()
     assert np.isnan(row[analysis.LOW].values[~several]).all()
 
 
@@ -115,7 +117,8 @@ def test_gain_by_position_by_hand(trace):
 
 def test_gain_by_occurrence_by_hand(trace):
     document, ids, _ = _columns(trace)
-    seen, keys = Counter(), []
+    seen: Counter = Counter()
+    keys = []
     for pair in zip(document, ids, strict=True):
         keys.append(max(start for start in (0, 1, 2, 3, 5, 9, 17) if start <= seen[pair]))
         seen[pair] += 1
@@ -182,11 +185,13 @@ def test_one_document_gets_intervals_from_blocks():
     trace = make_trace(tokens=2000, documents=1)
     result = analysis.gain_by_position(trace, 500)
     assert result.attrs["resampled"] == "blocks of one document"
-    assert np.isfinite(result.low).all() and (result.low < result.high).all()
+    assert np.isfinite(result.low).all()
+    assert (result.low < result.high).all()
     assert [block_length(n) for n in (1, 100, 1000, 4096, 10**6)] == [1, 25, 64, 64, 15625]
 
 
 def test_the_baseline_against_itself_gains_nothing(trace):
     twin = trace.assign({schema.NLL: trace.nll * 0 + trace.nll.isel(reader=0)})
     result = analysis.paired_bootstrap(twin)
-    assert (result[analysis.MEAN] == 0).all() and (result[analysis.LOW] == 0).all()
+    assert (result[analysis.MEAN] == 0).all()
+    assert (result[analysis.LOW] == 0).all()

@@ -1,6 +1,8 @@
 """The trace: what is refused, and what survives a trip to disk."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,7 +34,7 @@ def test_open_reads_arrays_only_when_used(tmp_path):
     trace = open_trace(path)
     chunk.write_bytes(b"broken")
     assert trace.sizes[schema.TOKEN] == 2000
-    with pytest.raises(Exception, match="."):
+    with pytest.raises(Exception, match=r"."):
         trace[schema.NLL].load()
 
 
@@ -57,7 +59,7 @@ def test_a_trace_can_be_changed_and_saved_over_itself(tmp_path):
 def test_a_failed_save_leaves_the_old_trace_and_no_debris(tmp_path, monkeypatch, failing):
     old = make_trace(tokens=100)
     path = save_trace(old, tmp_path / "trace.zarr")
-    rename, calls = schema.os.rename, []
+    rename, calls = os.rename, []
 
     def fail(source, destination):
         calls.append(destination)
@@ -65,7 +67,7 @@ def test_a_failed_save_leaves_the_old_trace_and_no_debris(tmp_path, monkeypatch,
             raise OSError("disk full")
         rename(source, destination)
 
-    monkeypatch.setattr(schema.os, "rename", fail)
+    monkeypatch.setattr(os, "rename", fail)
     with pytest.raises(OSError, match="disk full"):
         save_trace(make_trace(seed=3, tokens=100), path)
     xr.testing.assert_identical(open_trace(path).load(), old)
@@ -100,7 +102,7 @@ def test_opening_another_version_says_so(tmp_path):
     metadata = json.loads((path / "zarr.json").read_text())
     metadata["attributes"][schema.SCHEMA_VERSION] = "fwl_lab.trace/99"
     (path / "zarr.json").write_text(json.dumps(metadata))
-    with pytest.raises(ValueError, match="fwl_lab.trace/99"):
+    with pytest.raises(ValueError, match=r"fwl_lab\.trace/99"):
         open_trace(path)
 
 
@@ -215,7 +217,7 @@ def test_provenance_names_versions_and_commit():
 
 def test_another_projects_commit_is_not_ours(tmp_path):
     assert schema._checkout(tmp_path) == (schema.UNKNOWN, schema.UNKNOWN)
-    inner = schema.Path(schema.__file__).resolve().parent
+    inner = Path(schema.__file__).resolve().parent
     assert schema._checkout(inner) == (schema.UNKNOWN, schema.UNKNOWN)
 
 
