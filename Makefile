@@ -1,0 +1,65 @@
+# Everything is run from here. The environment in .venv is made on first use and again when its description changes.
+
+PYTHON ?= python3
+VENV   := .venv
+LOCK   := requirements.lock
+# Written last, so that an installation cut short is taken up again.
+STAMP  := $(VENV)/.installed
+BIN    := $(VENV)/bin/python
+REPORT := $(BIN) -m widgets.report
+
+# The kernel called python3 is this environment's own, whatever the user has registered at home.
+export JUPYTER_PREFER_ENV_PATH := 1
+unexport JUPYTER_PATH
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo lab evaluate wikitext test test-slow check format clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: $(STAMP)  ## read one document; a report in runs/quickstart (DEMO="-p max_tokens 1024" sets parameters)
+	$(REPORT) notebooks/00_quickstart.ipynb runs/quickstart $(DEMO)
+
+lab: $(STAMP)  ## JupyterLab on notebooks/
+	$(BIN) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks
+
+evaluate: $(STAMP)  ## the README's figures, on the test split; a report in runs/evaluation (EVALUATE="-p ...")
+	$(REPORT) notebooks/01_evaluation.ipynb runs/evaluation $(EVALUATE)
+
+wikitext: $(STAMP)  ## the same figures on WikiText articles: make wikitext WIKITEXT=path/to/wiki.valid.tokens
+	@test -n "$(WIKITEXT)" || { echo 'error: which articles? make wikitext WIKITEXT=path/to/wiki.valid.tokens' >&2; exit 1; }
+	$(REPORT) notebooks/01_evaluation.ipynb runs/wikitext -p path "$(WIKITEXT)" $(EVALUATE)
+
+test: $(STAMP)  ## the core tests: no network, no GPU, under two minutes (PYTEST="-k trace" narrows)
+	$(BIN) -m pytest -m "not slow and not browser and not gpu" $(PYTEST)
+
+test-slow: $(STAMP)  ## the tests that take minutes
+	$(BIN) -m pytest -m "slow and not browser and not gpu" $(PYTEST)
+
+check: $(STAMP)  ## linter, formatter, types, core tests: what .ci/run runs
+	$(BIN) -m ruff check .
+	$(BIN) -m ruff format --check .
+	$(BIN) -m mypy
+	@$(MAKE) --no-print-directory test
+
+format: $(STAMP)  ## let the linter and the formatter rewrite the code
+	$(BIN) -m ruff check --fix .
+	$(BIN) -m ruff format .
+
+clean:  ## remove caches and built packages (runs/ and .venv stay)
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find fwl_lab widgets notebooks tests -depth \( -name __pycache__ -o -name .ipynb_checkpoints \) -exec rm -rf {} +
+
+# A link to an interpreter that has since been removed counts as missing: the environment is then made afresh.
+$(BIN):
+	@command -v "$(PYTHON)" >/dev/null || { echo 'error: no $(PYTHON); install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3.12' >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; v = "%d.%d" % sys.version_info[:2]; sys.exit("error: $(PYTHON) is Python " + v + ", 3.11 or newer is needed; name another: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	"$(PYTHON)" -m venv --clear $(VENV)
+
+# The build backend comes from the lock as well (no isolated build), so that nothing unpinned is fetched.
+$(STAMP): $(BIN) $(LOCK) pyproject.toml
+	$(BIN) -m pip install --disable-pip-version-check --requirement $(LOCK)
+	$(BIN) -m pip install --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
