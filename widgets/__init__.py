@@ -1,0 +1,1 @@
+"""Views of a trace: figures, documents, reports. They import no torch."""

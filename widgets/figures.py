@@ -1,0 +1,276 @@
+"""Pictures of a trace: pure functions from a trace to a plotly Figure, and its table of averages."""
+
+import html
+from typing import Final
+
+import numpy as np
+import pandas as pd  # type: ignore[import-untyped]
+import plotly.graph_objects as go
+import xarray as xr
+
+from fwl_lab import analysis
+from fwl_lab.trace import (
+    BASE,
+    DOCUMENT,
+    DOCUMENT_NAME,
+    DRIFT,
+    NAT,
+    PARAMETER,
+    POSITION,
+    READER,
+    TOKEN,
+    TOKENS,
+    UNITS,
+    UPDATE,
+    UPDATE_NORM,
+    UPDATE_TOKEN,
+)
+from widgets import theme
+
+_PER_TOKEN: Final = f"{NAT} / {TOKENS}"
+_POSITION_TITLE: Final = f"position in the document [{TOKENS}]"
+_MOST_POINTS: Final = 2000  # a line has no more, so that a figure of a million tokens still opens at once
+_QUANTITIES: Final = {DRIFT: "How far the fast weights have moved", UPDATE_NORM: "How large each update is"}
+
+
+def plot_cumulative_nll(trace: xr.Dataset, *, document: int = 0) -> go.Figure:
+    """NLL of each reader summed over a document, nats: the lower line has found the document easier so far."""
+    figure = _running(trace, analysis.cumulative_nll(trace), document, "%{y:,.1f} nat")
+    return _finish(figure, "Cumulative NLL of each reader", _name(trace, document), f"cumulative NLL [{NAT}]")
+
+
+def plot_cumulative_gain(trace: xr.Dataset, *, document: int = 0, baseline: str = BASE) -> go.Figure:
+    """Gain of each reader over `baseline`, summed over a document, nats.
+
+    Rising: better than the baseline just here; flat: the same; falling: worse.
+    """
+    figure = _running(trace, analysis.cumulative_gain(trace, baseline), document, "%{y:+,.1f} nat")
+    title = f"Nats saved so far, against {theme.label(baseline)}"
+    return _with_zero(_finish(figure, title, _name(trace, document), f"cumulative gain [{NAT}]"))
+
+
+def plot_gain_by_position(trace: xr.Dataset, *, bucket: int = 512, baseline: str = BASE) -> go.Figure:
+    """Mean gain in buckets of tokens from the document's start; the band is its interval."""
+    result = analysis.gain_by_position(trace, bucket, baseline=baseline)
+    end = int(trace[POSITION].max()) + 1
+    middle = (result[analysis.START].values + np.minimum(result[analysis.STOP].values, end)) / 2
+    readers = [str(name) for name in result[READER].values]
+    colours, figure = theme.colours(readers), go.Figure()
+    for name in readers:
+        row = result.sel({READER: name})
+        # Without an interval (one document in the bucket) the band closes on the line.
+        low, high = (row[edge].fillna(row[analysis.MEAN]).values for edge in (analysis.LOW, analysis.HIGH))
+        figure.add_scatter(
+            x=np.concatenate([middle, middle[::-1]]),
+            y=np.concatenate([high, low[::-1]]),
+            fill="toself",
+            fillcolor=theme.translucent(colours[name], 0.18),
+            line={"width": 0},
+            mode="lines",
+            hoverinfo="skip",
+            showlegend=False,
+            legendgroup=name,
+        )
+        figure.add_scatter(
+            x=middle,
+            y=row[analysis.MEAN].values,
+            customdata=_interval_texts(row),
+            hovertemplate="%{y:+.3f} %{customdata}",
+            name=theme.label(name),
+            legendgroup=name,
+            mode="lines+markers",
+            line={"color": colours[name], "width": 2.5, "dash": theme.dash(name)},
+            marker={"size": 7},
+        )
+    figure.update_xaxes(title_text=_POSITION_TITLE, tickformat=",d", rangemode="tozero")
+    figure.update_xaxes(unifiedhovertitle_text="around token %{x:,.0f}")
+    return _with_zero(_finish(figure, "Gain by position", _method(result), _gain_title(baseline)))
+
+
+def plot_gain_by_occurrence(trace: xr.Dataset, *, baseline: str = BASE) -> go.Figure:
+    """Mean gain by how often the token came earlier in its document, with intervals as whiskers."""
+    result = analysis.gain_by_occurrence(trace, baseline=baseline)
+    figure = _bars(result, "earlier occurrences of the token in its document")
+    return _with_zero(_finish(figure, "Gain by repetition", _method(result), _gain_title(baseline)))
+
+
+def plot_gain_by_frequency(trace: xr.Dataset, *, counts: np.ndarray, baseline: str = BASE) -> go.Figure:
+    """Mean gain by how often the token occurs in the training split, rarest first, with intervals as whiskers.
+
+    Parameters
+    ----------
+    counts : (V,) int
+        Occurrences of every token id in the training split.
+    """
+    result = analysis.gain_by_frequency(trace, counts, baseline=baseline)
+    figure = _bars(result, "occurrences of the token in the training split")
+    return _with_zero(_finish(figure, "Gain by rarity", _method(result), _gain_title(baseline)))
+
+
+def plot_fast_weight_norms(
+    trace: xr.Dataset, *, reader: str = "fwl", document: int = 0, quantity: str = DRIFT
+) -> go.Figure:
+    """L2 norm of each fast parameter's Δθ (or, for ``quantity="update_norm"``, of its last update) over a document.
+
+    Raises
+    ------
+    ValueError
+        The trace records no such norms for that reader.
+    """
+    if quantity not in _QUANTITIES:
+        raise ValueError(f"quantity must be one of {', '.join(_QUANTITIES)}, not {quantity!r}")
+    analysis.require_reader(trace, reader)
+    norms = trace[quantity].sel({READER: reader}).dropna(PARAMETER, how="all") if quantity in trace else None
+    if norms is None or not norms.size:
+        raise ValueError(f"no {quantity} of reader {reader!r} is recorded here; score with Recorder(norms=True)")
+    _check_document(trace, document)
+    here = np.flatnonzero(trace[DOCUMENT].values[trace[UPDATE_TOKEN].values] == document)
+    picked = here[_thin(len(here))]
+    positions = trace[POSITION].values[trace[UPDATE_TOKEN].values[picked]] + 1
+    names = [str(name) for name in norms[PARAMETER].values]
+    figure = go.Figure()
+    for name, colour in zip(names, theme.series(len(names)), strict=True):
+        figure.add_scatter(
+            x=positions,
+            y=norms.sel({PARAMETER: name}).isel({UPDATE: picked}).values,
+            name=html.escape(name),
+            mode="lines",
+            line={"color": colour, "width": 2.5},
+            hovertemplate="%{y:.3g}",
+        )
+    figure.update_xaxes(title_text=f"tokens read [{TOKENS}]", tickformat=",d", rangemode="tozero")
+    figure.update_xaxes(unifiedhovertitle_text="after %{x:,d} tokens")
+    figure.update_yaxes(type="log", exponentformat="power", dtick=1)
+    if len(names) <= len(theme.CATEGORIES):
+        _label_ends(figure)
+    symbol = "‖Δθ‖₂" if quantity == DRIFT else "‖last update‖₂"
+    subtitle = f"{theme.label(reader)} reading {_name(trace, document)}"
+    return _finish(figure, _QUANTITIES[quantity], subtitle, f"{symbol} [{norms.attrs[UNITS]}]")
+
+
+def summary_table(trace: xr.Dataset, *, relative_to: str = "static") -> pd.DataFrame:
+    """Averages of each reader as a table for people: rounded, with units in the headings.
+
+    Times are relative to the reader `relative_to`.
+    """
+    table = analysis.summary(trace, relative_to)
+    columns = {
+        analysis.NATS_PER_TOKEN: ("nats / token", "{:.4f}"),
+        analysis.NATS_PER_TOKEN_PER_DOCUMENT: ("nats / token, mean of documents", "{:.4f}"),
+        analysis.BITS_PER_BYTE: ("bits / byte", "{:.4f}"),
+        analysis.TOKEN_PERPLEXITY: ("token perplexity", "{:,.2f}"),
+        analysis.TOKENS_PER_SECOND: ("tokens / s", "{:,.0f}"),
+        analysis.TIME_RATIO: (f"time / {theme.label(relative_to)}", "{:.2f} ×"),
+    }
+    if table.attrs[analysis.DOCUMENT_COUNT] == 1:
+        del columns[analysis.NATS_PER_TOKEN_PER_DOCUMENT]
+    texts = {
+        title: [form.format(value) for value in table[name].values]
+        for name, (title, form) in columns.items()
+        if name in table
+    }
+    return pd.DataFrame(texts, index=pd.Index([theme.label(str(name)) for name in table[READER].values], name="reader"))
+
+
+def _running(trace: xr.Dataset, values: xr.DataArray, document: int, hover: str) -> go.Figure:
+    """A line a reader over one document's positions; thinned lines keep exact values at the tokens they keep."""
+    _check_document(trace, document)
+    tokens = np.flatnonzero(trace[DOCUMENT].values == document)
+    picked = tokens[_thin(len(tokens))]
+    readers = [str(name) for name in values[READER].values]
+    colours, figure = theme.colours(readers), go.Figure()
+    for name in readers:
+        figure.add_scatter(
+            x=trace[POSITION].values[picked] + 1,
+            y=values.sel({READER: name}).isel({TOKEN: picked}).values,
+            name=theme.label(name),
+            mode="lines",
+            line={"color": colours[name], "width": 2.5, "dash": theme.dash(name)},
+            hovertemplate=hover,
+        )
+    figure.update_xaxes(title_text=f"tokens read [{TOKENS}]", tickformat=",d", rangemode="tozero")
+    figure.update_xaxes(unifiedhovertitle_text="after %{x:,d} tokens")
+    return figure
+
+
+def _bars(result: xr.Dataset, title: str) -> go.Figure:
+    """Grouped bars with whiskers, one group a bucket, the tokens in it written below."""
+    labels = [
+        f"{text}<br><span style='font-size:11px'>{count:,} tokens</span>"
+        for text, count in zip(result[analysis.LABEL].values, result[analysis.TOKEN_COUNT].values, strict=True)
+    ]
+    readers = [str(name) for name in result[READER].values]
+    colours, figure = theme.colours(readers), go.Figure()
+    for name in readers:
+        row = result.sel({READER: name})
+        mean = row[analysis.MEAN].values
+        figure.add_bar(
+            x=labels,
+            y=mean,
+            customdata=_interval_texts(row),
+            hovertemplate="%{y:+.3f} %{customdata}",
+            name=theme.label(name),
+            marker={"color": colours[name]},
+            error_y={
+                "array": row[analysis.HIGH].values - mean,
+                "arrayminus": mean - row[analysis.LOW].values,
+                "color": theme.INK,
+                "thickness": 1.5,
+                "width": 4,
+            },
+        )
+    return figure.update_xaxes(title_text=title)
+
+
+def _label_ends(figure: go.Figure) -> None:
+    """Write each line's name at its end, in its colour; on a logarithmic axis."""
+    for line in figure.data:
+        if len(line.y) and line.y[-1] > 0:
+            label = {"text": line.name, "font": {"color": line.line.color}, "showarrow": False, "xanchor": "left"}
+            figure.add_annotation(x=line.x[-1], y=np.log10(line.y[-1]), xshift=6, **label)
+
+
+def _finish(figure: go.Figure, title: str, subtitle: str, y_title: str) -> go.Figure:
+    figure.update_layout(template=theme.TEMPLATE, title={"text": title, "subtitle": {"text": subtitle}})
+    return figure.update_layout(showlegend=True).update_yaxes(title_text=y_title)
+
+
+def _with_zero(figure: go.Figure) -> go.Figure:
+    """Draw the line above which a reader is better than the baseline."""
+    return figure.add_hline(y=0, line={"color": theme.ZERO, "width": 1}, layer="below")
+
+
+def _interval_texts(row: xr.Dataset) -> list[str]:
+    """Interval and support of each bucket, for hovering."""
+    return [
+        (f"[{low:+.3f}, {high:+.3f}]" if np.isfinite(low) else "[no interval]") + f", {documents:,} documents"
+        for low, high, documents in zip(
+            row[analysis.LOW].values, row[analysis.HIGH].values, row[analysis.DOCUMENT_COUNT].values, strict=True
+        )
+    ]
+
+
+def _method(result: xr.Dataset) -> str:
+    attrs = result.attrs
+    return f"mean and {100 * attrs['level']:g} % interval, paired bootstrap over {attrs['resampled']}"
+
+
+def _gain_title(baseline: str) -> str:
+    return f"gain over {theme.label(baseline)} [{_PER_TOKEN}]"
+
+
+def _name(trace: xr.Dataset, document: int) -> str:
+    _check_document(trace, document)
+    # plotly reads some markup in titles, and a name is not markup.
+    return html.escape(str(trace[DOCUMENT_NAME].values[document]), quote=False)
+
+
+def _check_document(trace: xr.Dataset, document: int) -> None:
+    count = trace.sizes[DOCUMENT]
+    if not 0 <= document < count:
+        raise ValueError(f"no document {document} in this trace; it holds {count}, counted from 0")
+
+
+def _thin(count: int) -> np.ndarray:
+    """Indices of at most `_MOST_POINTS` of `count` points, evenly spread, with the first and the last."""
+    return np.unique(np.linspace(0, count - 1, min(count, _MOST_POINTS)).round().astype(int))
