@@ -1,0 +1,58 @@
+"""How fast weights are updated: which parameters, which step size drives which, how often gradients are taken anew."""
+
+import dataclasses
+from typing import Literal
+
+PARAMETERS = ("W1", "b1", "W2", "b2", "g", "b")  # of the block, in the order of the README's mathematics
+
+
+@dataclasses.dataclass(frozen=True)
+class UpdateRule:
+    """θ_t = θ_c − Σ_{i=c}^{t−1} η ⊙ w_i ∇ℓ_i(θ_c), c the start of the inner batch that holds t.
+
+    Attributes
+    ----------
+    inner_batch : int or None
+        M, tokens between re-linearisations. None is the published rule (batch gradient descent at θ₀), 1 is online
+        gradient descent.
+    steps : tuple of tuples of str
+        The i-th learned step size drives these parameters; a parameter in none of them stays slow.
+    initial_step : float
+        What the step sizes of a new block are. 0: a new block adapts nothing until it is trained.
+    decay : float
+        Part of Δθ forgotten at each re-linearisation, in [0, 1).
+    normaliser : {"none", "batch"}
+        "batch" divides every gradient by the sum of the weights in the whole batch, as published. A score then
+        depends on batch mates and on the length of the future, so readers refuse it.
+    """
+
+    inner_batch: int | None = 64
+    steps: tuple[tuple[str, ...], ...] = tuple((name,) for name in PARAMETERS)
+    initial_step: float = 0.0
+    decay: float = 0.0
+    normaliser: Literal["none", "batch"] = "none"
+
+    def __post_init__(self) -> None:
+        if self.inner_batch is not None and (not isinstance(self.inner_batch, int) or self.inner_batch < 1):
+            raise ValueError(f"inner_batch is {self.inner_batch!r}; expected an int of at least 1, or None for all tokens.")
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"decay is {self.decay!r}; expected a number in [0, 1).")
+        if self.normaliser not in ("none", "batch"):
+            raise ValueError(f"normaliser is {self.normaliser!r}; expected 'none' or 'batch'.")
+        driven = [name for group in self.steps for name in group]
+        if len(set(driven)) < len(driven) or set(driven) - set(PARAMETERS):
+            raise ValueError(f"steps is {self.steps!r}; expected each of {', '.join(PARAMETERS)} at most once.")
+
+    @classmethod
+    def published_jax(cls) -> "UpdateRule":
+        """The published JAX code: one step size a layer (the activation's is unused), dense biases stay slow."""
+        return cls(inner_batch=None, steps=(("W1",), (), ("W2",), ("g", "b")), normaliser="batch")
+
+    @classmethod
+    def published_tf(cls) -> "UpdateRule":
+        """The published TensorFlow code: all six parameters are fast, each with its own step size."""
+        return cls(inner_batch=None, normaliser="batch")
+
+    def step_of(self, parameter: str) -> int | None:
+        """Index of the step size that drives a parameter, or None where it stays slow."""
+        return next((i for i, group in enumerate(self.steps) if parameter in group), None)
