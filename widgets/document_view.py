@@ -203,10 +203,8 @@ def _tokens(texts: list[str], nll: np.ndarray, gain: np.ndarray, limit: float) -
     parts = []
     for position, (text, row, value, step) in enumerate(zip(texts, nll, gain, level(gain, limit), strict=True)):
         numbers = "".join(f' data-r{i}="{x:.2f}"' for i, x in enumerate(row))
-        parts.append(
-            f'<span class="{_class(step)}" data-p="{position:,}" data-t="{_quoted(text)}" data-g="{value:+.2f}"{numbers}>'
-            f"{visible(text)}</span>"
-        )
+        data = f'data-p="{position:,}" data-t="{_quoted(text)}" data-g="{value:+.2f}"{numbers}'
+        parts.append(f'<span class="{_class(step)}" {data}>{visible(text)}</span>')
     return "".join(parts)
 
 

@@ -92,7 +92,13 @@ def _template() -> go.layout.Template:
             "colorway": [*COLOURS.values()],
             "colorscale": {"sequential": MAGNITUDE},
             "hovermode": "x unified",
-            "hoverlabel": {"font": {"family": FONT, "size": 13}, "namelength": -1},
+            # Dark on either ground: a transparent paper would leave the hover box without one.
+            "hoverlabel": {
+                "bgcolor": "rgba(32, 36, 43, 0.94)",
+                "bordercolor": "rgba(32, 36, 43, 0.94)",
+                "font": {"family": FONT, "size": 13, "color": "#f2f4f7"},
+                "namelength": -1,
+            },
             "legend": {
                 "orientation": "h",
                 "x": 0,
