@@ -73,13 +73,22 @@ def _read_row(
         scores.append(loss if weight else torch.zeros_like(loss))
         outputs.append(out)
         if weight:
-            at = slow | {n: slow[n] + start[n] for n in fast}
-            gradients = torch.autograd.grad(
-                token_loss(block, at, x, label)[0], [at[n] for n in fast], create_graph=torch.is_grad_enabled()
-            )
+            gradients = _gradients(block, slow, {n: slow[n] + start[n] for n in fast}, x, label)
             since = {n: since[n] - eta[n] * learn * g for n, g in zip(fast, gradients, strict=True)}
             seen += 1
     return torch.stack(scores), torch.stack(outputs), {n: start[n] + since[n] for n in fast}
+
+
+def _gradients(
+    block: FastWeightBlock, slow: dict[str, Tensor], at: dict[str, Tensor], x: Tensor, label: Tensor
+) -> tuple[Tensor, ...]:
+    """∇ℓ at the fast parameters `at`; part of the caller's graph where there is one."""
+    outer = torch.is_grad_enabled()
+    with torch.enable_grad():
+        if not outer:
+            at = {n: value.detach().requires_grad_(True) for n, value in at.items()}
+        loss, _ = token_loss(block, slow | at, x, label)
+        return torch.autograd.grad(loss, list(at.values()), create_graph=outer)
 
 
 def load_published_parameters(
