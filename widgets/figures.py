@@ -169,7 +169,7 @@ def summary_table(trace: xr.Dataset, *, relative_to: str = "static") -> pd.DataF
         for name, (title, form) in columns.items()
         if name in table
     }
-    return pd.DataFrame(texts, index=pd.Index([theme.label(str(name)) for name in table[READER].values], name="reader"))
+    return pd.DataFrame(texts, index=[theme.label(str(name)) for name in table[READER].values])
 
 
 def _running(trace: xr.Dataset, values: xr.DataArray, document: int, hover: str) -> go.Figure:
