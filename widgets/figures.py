@@ -140,12 +140,11 @@ def plot_fast_weight_norms(
         )
     figure.update_xaxes(title_text=f"tokens read [{TOKENS}]", tickformat=",d", rangemode="tozero")
     figure.update_xaxes(unifiedhovertitle_text="after %{x:,d} tokens")
-    figure.update_yaxes(type="log", exponentformat="power", dtick=1)
-    if len(names) <= len(theme.CATEGORIES):
-        _label_ends(figure)
+    figure.update_yaxes(type="log", dtick=1, tickformat="~g")
     symbol = "‖Δθ‖₂" if quantity == DRIFT else "‖last update‖₂"
     subtitle = f"{theme.label(reader)} reading {_name(trace, document)}"
-    return _finish(figure, _QUANTITIES[quantity], subtitle, f"{symbol} [{norms.attrs[UNITS]}]")
+    _finish(figure, _QUANTITIES[quantity], subtitle, f"{symbol} [{norms.attrs[UNITS]}]")
+    return _label_ends(figure) if len(names) <= len(theme.CATEGORIES) else figure
 
 
 def summary_table(trace: xr.Dataset, *, relative_to: str = "static") -> pd.DataFrame:
@@ -222,12 +221,13 @@ def _bars(result: xr.Dataset, title: str) -> go.Figure:
     return figure.update_xaxes(title_text=title)
 
 
-def _label_ends(figure: go.Figure) -> None:
-    """Write each line's name at its end, in its colour; on a logarithmic axis."""
+def _label_ends(figure: go.Figure) -> go.Figure:
+    """Write each line's name at its end, in its colour, in place of a legend; on a logarithmic axis."""
     for line in figure.data:
         if len(line.y) and line.y[-1] > 0:
             label = {"text": line.name, "font": {"color": line.line.color}, "showarrow": False, "xanchor": "left"}
             figure.add_annotation(x=line.x[-1], y=np.log10(line.y[-1]), xshift=6, **label)
+    return figure.update_layout(showlegend=False)
 
 
 def _finish(figure: go.Figure, title: str, subtitle: str, y_title: str) -> go.Figure:
@@ -243,7 +243,8 @@ def _with_zero(figure: go.Figure) -> go.Figure:
 def _interval_texts(row: xr.Dataset) -> list[str]:
     """Interval and support of each bucket, for hovering."""
     return [
-        (f"[{low:+.3f}, {high:+.3f}]" if np.isfinite(low) else "[no interval]") + f", {documents:,} documents"
+        (f"[{low:+.3f}, {high:+.3f}]" if np.isfinite(low) else "[no interval]")
+        + f", {documents:,} document{'s' if documents != 1 else ''}"
         for low, high, documents in zip(
             row[analysis.LOW].values, row[analysis.HIGH].values, row[analysis.DOCUMENT_COUNT].values, strict=True
         )

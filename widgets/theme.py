@@ -99,6 +99,7 @@ def _template() -> go.layout.Template:
                 "font": {"family": FONT, "size": 13, "color": "#f2f4f7"},
                 "namelength": -1,
             },
+            "modebar": {"bgcolor": "rgba(0, 0, 0, 0)", "color": GRID, "activecolor": INK},
             "legend": {
                 "orientation": "h",
                 "x": 0,

@@ -1,0 +1,215 @@
+"""Figures: the numbers, units and colours that they show."""
+
+import json
+
+import numpy as np
+import plotly.graph_objects as go
+import plotly.io as pio
+import pytest
+
+from fwl_lab import analysis
+from fwl_lab import trace as schema
+from fwl_lab.testing import make_trace
+from widgets import figures, theme
+
+COUNTS = np.where(np.arange(400) % 5 == 0, 0, 3 ** (np.arange(400) % 11))
+
+
+@pytest.fixture(scope="module")
+def trace():
+    return make_trace(tokens=3000, documents=4)
+
+
+def _lines(figure: go.Figure) -> dict[str, go.Scatter]:
+    return {line.name: line for line in figure.data if line.showlegend is not False}
+
+
+def _y_title(figure: go.Figure) -> str:
+    return figure.layout.yaxis.title.text
+
+
+def test_cumulative_nll_ends_at_the_document_total(trace):
+    figure = figures.plot_cumulative_nll(trace, document=1)
+    nll = trace.nll.isel(token=trace.document.values == 1)
+    lines = _lines(figure)
+    assert list(lines) == ["base", "static", "dynamic evaluation", "FWL"]
+    for name, reader in (("base", "base"), ("FWL", "fwl")):
+        assert lines[name].y[-1] == pytest.approx(float(nll.sel(reader=reader).sum()))
+        assert lines[name].x[-1] == nll.sizes["token"]
+    assert _y_title(figure) == "cumulative NLL [nat]"
+    assert figure.layout.xaxis.title.text == "tokens read [token]"
+    assert figure.layout.title.subtitle.text == "package/module_1.py"
+
+
+def test_cumulative_gain_leaves_the_baseline_out_and_marks_zero(trace):
+    figure = figures.plot_cumulative_gain(trace, document=2)
+    here = trace.document.values == 2
+    expected = analysis.gain(trace).sel(reader="fwl").values[here].sum()
+    assert "base" not in _lines(figure)
+    assert _lines(figure)["FWL"].y[-1] == pytest.approx(expected)
+    assert [shape.y0 for shape in figure.layout.shapes] == [0]
+    assert _y_title(figure) == "cumulative gain [nat]"
+
+
+def test_long_lines_are_thinned_but_exact_where_they_stand():
+    trace = make_trace(tokens=9000, documents=1)
+    line = _lines(figures.plot_cumulative_nll(trace))["FWL"]
+    assert len(line.x) == 2000
+    assert (line.x[0], line.x[-1]) == (1, 9000)
+    exact = analysis.cumulative_nll(trace).sel(reader="fwl").values
+    np.testing.assert_array_equal(line.y, exact[np.asarray(line.x) - 1])
+
+
+def test_gain_by_position_shows_the_analysis(trace):
+    result = analysis.gain_by_position(trace, 200).sel(reader="fwl")
+    figure = figures.plot_gain_by_position(trace, bucket=200)
+    line = _lines(figure)["FWL"]
+    np.testing.assert_array_equal(line.y, result["mean"].values)
+    assert line.x[0] == 100
+    assert line.x[-1] == (result.start.values[-1] + trace.position.values.max() + 1) / 2
+    band = figure.data[list(figure.data).index(line) - 1]
+    assert band.fill == "toself"
+    assert max(band.y) == pytest.approx(np.nanmax([result.high.max(), result["mean"].max()]))
+    assert not np.isnan(np.asarray(band.y, dtype=float)).any()
+    assert _y_title(figure) == "gain over base [nat / token]"
+    assert "bootstrap over documents" in figure.layout.title.subtitle.text
+
+
+@pytest.mark.parametrize(
+    ("figure_of", "result_of"),
+    [
+        (figures.plot_gain_by_occurrence, analysis.gain_by_occurrence),
+        (
+            lambda trace: figures.plot_gain_by_frequency(trace, counts=COUNTS),
+            lambda trace: analysis.gain_by_frequency(trace, COUNTS),
+        ),
+    ],
+)
+def test_bars_show_the_analysis_with_whiskers(trace, figure_of, result_of):
+    figure, result = figure_of(trace), result_of(trace)
+    assert [bar.name for bar in figure.data] == ["static", "dynamic evaluation", "FWL"]
+    bar, row = figure.data[2], result.sel(reader="fwl")
+    np.testing.assert_array_equal(bar.y, row["mean"].values)
+    np.testing.assert_allclose(bar.y + bar.error_y.array, row.high.values)
+    np.testing.assert_allclose(bar.y - bar.error_y.arrayminus, row.low.values)
+    for text, label, tokens in zip(bar.x, row.label.values, row.tokens.values, strict=True):
+        assert text.startswith(f"{label}<br>")
+        assert f"{tokens:,} tokens" in text
+    assert _y_title(figure) == "gain over base [nat / token]"
+
+
+def test_norms_of_one_reader_in_one_document(trace):
+    figure = figures.plot_fast_weight_norms(trace, reader="fwl", document=3)
+    here = trace.document.values[trace.update_token.values] == 3
+    assert [line.name for line in figure.data] == ["W1", "b1", "W2", "b2", "g", "b"]
+    expected = trace.drift.sel(reader="fwl", parameter="W2").values[here]
+    np.testing.assert_array_equal(figure.data[2].y, expected)
+    np.testing.assert_array_equal(figure.data[2].x, trace.position.values[trace.update_token.values[here]] + 1)
+    assert _y_title(figure) == "‖Δθ‖₂ [1]"
+    assert figure.layout.yaxis.type == "log"
+    assert [note.text for note in figure.layout.annotations] == ["W1", "b1", "W2", "b2", "g", "b"]
+    steps = figures.plot_fast_weight_norms(trace, document=3, quantity=schema.UPDATE_NORM)
+    np.testing.assert_array_equal(steps.data[0].y, trace.update_norm.sel(reader="fwl", parameter="W1").values[here])
+
+
+def test_parameters_that_a_reader_does_not_have_are_left_out(trace):
+    drift = trace.drift.copy()
+    drift.loc[{"parameter": ["b1", "g"], "reader": "fwl"}] = np.nan
+    figure = figures.plot_fast_weight_norms(trace.assign(drift=drift))
+    assert [line.name for line in figure.data] == ["W1", "W2", "b2", "b"]
+
+
+def test_many_parameters_are_coloured_along_cividis_with_a_legend():
+    trace = make_trace(parameters=[f"layer.{i}" for i in range(30)])
+    figure = figures.plot_fast_weight_norms(trace)
+    assert len({line.line.color for line in figure.data}) == 30
+    assert figure.layout.showlegend
+    assert not figure.layout.annotations
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda t: figures.plot_cumulative_nll(t, document=9), "no document 9 in this trace; it holds 4"),
+        (lambda t: figures.plot_cumulative_gain(t, document=-1), "no document -1"),
+        (lambda t: figures.plot_gain_by_position(t, baseline="nobody"), "no reader 'nobody'"),
+        (lambda t: figures.plot_fast_weight_norms(t, reader="nobody"), "no reader 'nobody'"),
+        (lambda t: figures.plot_fast_weight_norms(t, reader="static"), "no drift of reader 'static' is recorded"),
+        (lambda t: figures.plot_fast_weight_norms(t.drop_dims("update")), "no drift of reader 'fwl' is recorded"),
+        (lambda t: figures.plot_fast_weight_norms(t, quantity="nll"), "must be one of drift, update_norm"),
+        (lambda t: figures.summary_table(t, relative_to="nobody"), "no reader 'nobody'"),
+    ],
+)
+def test_mistakes_are_named(trace, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(trace)
+
+
+def test_summary_table_has_units_and_the_analysis_figures(trace):
+    table = figures.summary_table(trace)
+    assert list(table.columns) == [
+        "nats / token",
+        "nats / token, mean of documents",
+        "bits / byte",
+        "token perplexity",
+        "tokens / s",
+        "time / static",
+    ]
+    summary = analysis.summary(trace, "static").sel(reader="fwl")
+    assert table.loc["FWL", "nats / token"] == f"{summary.nats_per_token.item():.4f}"
+    assert table.loc["static", "time / static"] == "1.00 ×"
+    assert "nats / token, mean of documents" not in figures.summary_table(make_trace(documents=1))
+
+
+def test_a_reader_has_one_colour_in_every_figure(trace):
+    everywhere = [
+        figures.plot_cumulative_nll(trace),
+        figures.plot_cumulative_gain(trace),
+        figures.plot_gain_by_position(trace),
+    ]
+    assert {_lines(figure)["FWL"].line.color for figure in everywhere} == {theme.COLOURS["fwl"]}
+    assert figures.plot_gain_by_occurrence(trace).data[2].marker.color == theme.COLOURS["fwl"]
+    strangers = theme.colours(["base", "mine", "yours"])
+    assert len({strangers[name] for name in ("base", "mine", "yours")}) == 3
+
+
+def _luminance(colour: str) -> float:
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+
+def contrast(a: str, b: str) -> float:
+    """Contrast ratio of two "#rrggbb" colours by WCAG 2."""
+    dark, light = sorted((_luminance(a), _luminance(b)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("ground", ["#ffffff", "#111111"])
+def test_ink_and_lines_stand_out_on_white_and_on_black(ground):
+    assert contrast(theme.INK, ground) >= 4.1
+    for colour in (*theme.COLOURS.values(), *theme.CATEGORIES):
+        assert contrast(colour, ground) >= 2.7, colour
+
+
+def test_names_are_text_and_not_markup():
+    trace = make_trace(tokens=200, documents=1, parameters=("<b>W</b>",))
+    trace = trace.assign_coords(document_name=("document", schema.text_array(["<a href='x'>&"])))
+    assert figures.plot_cumulative_nll(trace).layout.title.subtitle.text == "&lt;a href='x'&gt;&amp;"
+    assert figures.plot_fast_weight_norms(trace).data[0].name == "&lt;b&gt;W&lt;/b&gt;"
+
+
+def test_figures_have_one_template_no_ground_and_a_shared_hover_box(trace):
+    figure = figures.plot_gain_by_occurrence(trace)
+    layout = figure.layout.template.layout
+    assert layout == theme.TEMPLATE.layout
+    assert layout.paper_bgcolor == layout.plot_bgcolor == "rgba(0, 0, 0, 0)"
+    assert layout.hovermode == "x unified"
+
+
+def test_the_theme_shows_figures_as_data_only(trace, monkeypatch):
+    monkeypatch.setattr(pio.renderers, "_default_renderers", [])
+    theme.use_theme()
+    assert pio.renderers.default == "plotly_mimetype"
+    figure = figures.plot_gain_by_position(trace)
+    assert len(json.dumps(figure.to_plotly_json(), default=str)) < 100_000
