@@ -1,0 +1,59 @@
+"""The two halves stay apart: opening a trace loads no torch, and the library draws nothing."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fwl_lab
+import widgets
+
+TORCH = ("torch", "transformers", "tokenizers", "safetensors", "accelerate")
+VIEWS = ("plotly", "ipywidgets", "anywidget", "widgets")
+TORCH_FREE = [
+    "fwl_lab",
+    "fwl_lab.trace",
+    "fwl_lab.analysis",
+    "fwl_lab.bootstrap",
+    "fwl_lab.testing",
+    *(f"widgets.{path.stem}" for path in sorted(Path(widgets.__file__).parent.glob("*.py")) if path.stem != "__init__"),
+]
+
+
+def _modules_loaded_by(name: str) -> set[str]:
+    code = f"import sys, {name}; print(*{{module.partition('.')[0] for module in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("name", TORCH_FREE)
+def test_views_and_traces_load_no_torch(name):
+    loaded = _modules_loaded_by(name)
+    assert "sys" in loaded
+    assert not loaded & set(TORCH)
+
+
+def _imported_by(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def test_the_library_imports_no_view():
+    """Read from the source, so that imports inside functions count too."""
+    files = sorted(Path(fwl_lab.__file__).parent.rglob("*.py"))
+    assert len(files) > 5
+    drawing = {path.name: _imported_by(path) & set(VIEWS) for path in files}
+    assert not {name: views for name, views in drawing.items() if views}
+
+
+def test_views_import_no_torch_anywhere():
+    files = sorted(Path(widgets.__file__).parent.rglob("*.py"))
+    assert len(files) >= 5
+    assert not {path.name for path in files if _imported_by(path) & set(TORCH)}
