@@ -147,7 +147,9 @@ def run_notebook(
     if executed.resolve() == notebook.resolve():
         raise ValueError(f"{executed} would be written over itself; choose another folder")
     try:
-        papermill.execute_notebook(notebook, executed, parameters=values, progress_bar=progress)
+        # Reached over loopback, as Jupyter's kernels are by default: a warning about that is no newcomer's first line.
+        quiet = {"extra_arguments": ["--log-level=ERROR"]}
+        papermill.execute_notebook(notebook, executed, parameters=values, progress_bar=progress, **quiet)
     except PapermillExecutionError as error:
         lines = error.source.strip().splitlines()
         source = "\n".join(f"    {line}" for line in lines[:8] + ["..."] * (len(lines) > 8))
