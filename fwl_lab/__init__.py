@@ -5,6 +5,24 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "corpus": ["Document", "corpus_hash", "stdlib_corpus", "text_corpus", "wikitext_corpus", "huggingface_corpus"],
+        "corpus": ["Document", "corpus_hash", "huggingface_corpus", "stdlib_corpus", "text_corpus", "wikitext_corpus"],
+        "fast_weights": ["FastWeightBlock", "FastWeightState", "UpdateRule"],
+        "fast_weights.reference": ["load_published_parameters"],
+        "from_scratch": ["new_model"],
+        "language_model": ["LanguageModel"],
+        "loading": ["attach_fast_weights", "load_model"],
+        "optimizers": ["DynamicEvaluationRMS", "DynamicEvaluationSGD", "GradientStatistics"],
+        "readers": [
+            "DynamicEvaluationReader",
+            "FastWeightReader",
+            "Reader",
+            "Scores",
+            "StaticReader",
+            "gradient_statistics",
+        ],
+        "recording": ["Recorder"],
+        "scoring": ["make_readers", "score"],
+        "trace": ["open_trace", "save_trace"],
+        "training": ["TrainingConfig", "train"],
     },
 )

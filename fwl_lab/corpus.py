@@ -173,7 +173,9 @@ def wikitext_corpus(path: str | Path) -> list[Document]:
     if document is None:
         raise FileNotFoundError(f"There is no file {str(path)!r}; give one WikiText file, such as wiki.valid.tokens.")
     title = re.compile(r"^ = ((?!= )[^\n]*?[^=\s]) = \n(?= ?\n)", re.MULTILINE)
-    starts = [m for m in title.finditer(document.text) if re.search(r"(^|\n) ?\n$", document.text[: m.start()][-3:] or "\n")]
+    starts = [
+        m for m in title.finditer(document.text) if re.search(r"(^|\n) ?\n$", document.text[: m.start()][-3:] or "\n")
+    ]
     if not starts:
         raise ValueError(f"{str(path)!r} has no line ' = Title = ': not a WikiText file; use text_corpus instead.")
     ends = [m.start() for m in starts[1:]] + [len(document.text)]
@@ -182,7 +184,9 @@ def wikitext_corpus(path: str | Path) -> list[Document]:
     for match, end in zip(starts, ends, strict=True):
         name = match.group(1)
         seen[name] = seen.get(name, 0) + 1
-        articles.append(Document(name if seen[name] == 1 else f"{name} ({seen[name]})", document.text[match.start() : end]))
+        articles.append(
+            Document(name if seen[name] == 1 else f"{name} ({seen[name]})", document.text[match.start() : end])
+        )
     return sorted(articles)
 
 

@@ -4,6 +4,7 @@ Symbols: B rows, T tokens, D width of the residual stream, V vocabulary.
 """
 
 import hashlib
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -12,11 +13,11 @@ from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from .corpus import check_text
+from .fast_weights.cross_entropy import token_nll
 from .precision import make_exact, root_mean_square
 from .windows import Context, read_body
 
 NORM_NAMES = ("norm", "ln_f")  # the final norm in the Llama, Mistral and Qwen families, and in GPT-2
-LOGITS_AT_ONCE = 2**24  # numbers; bounds the memory of logits, whatever the vocabulary
 
 
 class Encoding(NamedTuple):
@@ -32,6 +33,10 @@ class Encoding(NamedTuple):
     ids: Tensor
     texts: list[str]
     bytes: list[int]
+
+    def head(self, tokens: int | None) -> "Encoding":
+        """The first `tokens` tokens."""
+        return Encoding(*(part[:tokens] for part in self))
 
 
 class LanguageModel(nn.Module):
@@ -108,6 +113,11 @@ class LanguageModel(nn.Module):
         return self.network.get_output_embeddings()
 
     @property
+    def name(self) -> str:
+        """What a trace calls this model."""
+        return str(self.provenance.get("name") or self.network.config.name_or_path or type(self.network).__name__)
+
+    @property
     def vocab_size(self) -> int:
         return self.unembedding.weight.shape[0]
 
@@ -139,7 +149,10 @@ class LanguageModel(nn.Module):
     def encode_text(self, text: str) -> Encoding:
         """Token ids with the piece of text and the number of bytes each token stands for."""
         encoded = self._tokenizer()(
-            check_text(text), add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True,
+            check_text(text),
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_offsets_mapping=True,
             verbose=False,
         )
         texts, end = [], 0
@@ -184,10 +197,16 @@ class LanguageModel(nn.Module):
             return F.layer_norm(x, x.shape[-1:], eps=norm.eps)
         return root_mean_square(x, norm.variance_epsilon)
 
-    def slow_output(self, residual: Tensor) -> Tensor:
-        """What the unembedding reads, (B, T, D), without adaptation: the final norm, or the block at θ₀."""
+    def slow_output(self, residual: Tensor, seen: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
+        """What the unembedding reads, (B, T, D), without adaptation: the final norm, or the block at θ₀.
+
+        `seen` (B,) and `valid` (B, T) tell a block where its inner batches begin, so that the order of its sums, and
+        so every bit of the result, is that of a reading with all step sizes at 0.
+        """
         if self.block is not None:
-            return self.block(residual).hidden
+            state = self.block.initial_state(len(residual))
+            state = state if seen is None else state._replace(seen=seen)
+            return self.block(residual, None, None if valid is None else valid.to(residual.dtype), state).hidden
         out = self.normalise(residual) * self.final_norm.weight
         return out if getattr(self.final_norm, "bias", None) is None else out + self.final_norm.bias
 
@@ -196,20 +215,22 @@ class LanguageModel(nn.Module):
         return self.unembedding(hidden)
 
     def nll(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        """-log softmax(logits)[labels], (B, T) nats, in float32 or wider; logits of few tokens at a time."""
-        flat, targets = hidden.flatten(0, -2), labels.flatten()
-        rows = max(1, LOGITS_AT_ONCE // self.vocab_size)
-        wide = torch.promote_types(hidden.dtype, torch.float32)
-        parts = [
-            F.cross_entropy(self.logits(h).to(wide), y, reduction="none")
-            for h, y in zip(flat.split(rows), targets.split(rows), strict=True)
-        ]
-        return torch.cat(parts).view(labels.shape)
+        """-log softmax(logits)[labels], (B, T) nats, in float32 or wider."""
+        return token_nll(hidden, self.unembedding.weight, self.unembedding.bias, labels)
 
-    def forward(self, ids: Tensor, context: Context, valid: Tensor | None = None) -> tuple[Tensor, Context]:
-        """The unadapted output (B, T, D) of the next tokens and the new context."""
-        residual, context = self.read(ids, context, valid)
-        return self.slow_output(residual), context
+    def forward(
+        self, ids: Tensor, context: Context, labels: Tensor | None = None, valid: Tensor | None = None
+    ) -> tuple[Tensor, Context]:
+        """Read the next tokens without adapting.
+
+        Returns
+        -------
+        nll : (B, T) nats of `labels`; without labels the logits (B, T, V)
+        context : Context
+        """
+        residual, after = self.read(ids, context, valid)
+        hidden = self.slow_output(residual, context.seen, valid)
+        return (self.logits(hidden) if labels is None else self.nll(hidden, labels)), after
 
     def weight_hash(self) -> str:
         """SHA-256 (first 16 hex digits) over names, dtypes and bytes of all parameters."""
@@ -218,3 +239,9 @@ class LanguageModel(nn.Module):
             data = parameter.detach().cpu().contiguous().view(torch.uint8).numpy()
             digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode() + data.tobytes())
         return digest.hexdigest()[:16]
+
+    def save(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
+        """Write the model, its block and its base to a folder; see `fwl_lab.loading.save_model`."""
+        from .loading import save_model  # loading builds models, so it imports this module
+
+        save_model(self, folder, dtype=dtype)

@@ -8,7 +8,6 @@ import dataclasses
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,14 +15,13 @@ from typing import Literal
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from .batches import Batch, DocumentBatches, PackedBatches
 from .corpus import Document, check_text
 from .language_model import LanguageModel
+from .loading import read_tensors, write_tensors
 from .states import detach, from_tensors, to_tensors
 from .windows import Context
 
@@ -120,8 +118,13 @@ def train(
         if path.exists():
             run.load(path)
     bar = tqdm(
-        total=config.steps * config.rows * config.tokens, initial=run.tokens, unit="tok", unit_scale=True,
-        desc=config.mode, disable=not progress, mininterval=1.0,
+        total=config.steps * config.rows * config.tokens,
+        initial=run.tokens,
+        unit="tok",
+        unit_scale=True,
+        desc=config.mode,
+        disable=not progress,
+        mininterval=1.0,
     )
     with bar:
         while run.step < config.steps:
@@ -208,16 +211,14 @@ class _Run:
         """(B, T) nats, 0 at padding."""
         model = self.model
         if self.config.mode == "base":
-            hidden, _ = model(batch.inputs, self.context)
-            return model.nll(hidden, batch.labels)
+            return model(batch.inputs, self.context, batch.labels)[0]
         self.context = self.context.reset_rows(batch.fresh)
         frozen_body = self.config.last_layers == 0
         with torch.set_grad_enabled(not frozen_body):
             residual, context = model.read(batch.inputs, self.context, batch.valid)
         self.context = detach(context)
         if self.config.mode == "slow-control":
-            hidden = model.block(residual).hidden
-            return model.nll(hidden, batch.labels) * batch.valid
+            return model.nll(model.slow_output(residual), batch.labels) * batch.valid
         out = model.block(residual, batch.labels, batch.valid.to(residual.dtype), self.state.reset_rows(batch.fresh))
         self.state = detach(out.state)
         return out.nll
@@ -241,9 +242,10 @@ class _Run:
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint."""
-        with safe_open(path, "pt", device=str(self.model.device)) as file:
-            facts = json.loads(file.metadata()["run"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors, metadata = read_tensors(path, self.model.device)
+        if "run" not in metadata:
+            raise ValueError(f"{path} is no checkpoint of a training run; use another folder.")
+        facts = json.loads(metadata["run"])
         ours = dataclasses.asdict(self.config)
         if facts["config"] != ours:
             differing = [k for k in ours if facts["config"].get(k) != ours[k]]
@@ -280,10 +282,3 @@ def _encode(model: LanguageModel, documents: Sequence[Document]) -> list[np.ndar
     texts = [check_text(document.text, document.name) for document in documents]
     encoded = model.tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
     return [np.asarray(ids) for ids in encoded["input_ids"]]
-
-
-def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file so that `path` holds either what it held or all of the new one."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, aside, metadata)
-    aside.replace(path)

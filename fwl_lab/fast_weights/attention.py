@@ -29,9 +29,7 @@ def naive(queries: Tensor, keys: Tensor, values: Tensor, state: Tensor) -> tuple
     return torch.stack(out, 1), state
 
 
-def chunked(
-    queries: Tensor, keys: Tensor, values: Tensor, state: Tensor, chunk: int = 64
-) -> tuple[Tensor, Tensor]:
+def chunked(queries: Tensor, keys: Tensor, values: Tensor, state: Tensor, chunk: int = 64) -> tuple[Tensor, Tensor]:
     """The same as :func:`naive`, `chunk` tokens at a time: quadratic inside a chunk, a matrix state across chunks."""
     out = []
     for q, k, v in zip(queries.split(chunk, 1), keys.split(chunk, 1), values.split(chunk, 1), strict=True):

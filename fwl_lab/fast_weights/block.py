@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ..precision import root_mean_square
 from ..states import map_state
 from .attention import before, within
-from .cross_entropy import linear_cross_entropy
+from .cross_entropy import linear_cross_entropy, token_nll
 from .rule import PARAMETERS, UpdateRule
 from .spans import spans
 
@@ -176,8 +176,7 @@ class FastWeightBlock(nn.Module):
 
     def nll(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """-log softmax(logits)[labels], (B, T) nats, float32 or wider."""
-        logits = self.logits(hidden).to(torch.promote_types(hidden.dtype, torch.float32))
-        return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none").view(labels.shape)
+        return token_nll(hidden, *self.head, labels)
 
     def _keys(self, x: Tensor) -> Tensor:
         """k₁ (B, T, D), what the first layer reads."""
@@ -223,7 +222,7 @@ class FastWeightBlock(nn.Module):
         step_scale : float
             Multiplies every step size.
         observe : callable, optional
-            Called with the state whenever an inner batch is complete.
+            Called with the state whenever an inner batch (where there is none, a chunk of 64 tokens) is complete.
 
         Returns
         -------
@@ -235,17 +234,19 @@ class FastWeightBlock(nn.Module):
         weights = hidden.new_ones(hidden.shape[:2]) if weights is None else weights.to(hidden.dtype)
         if labels is not None:
             labels = labels.masked_fill(weights == 0, 0)
-        learning = torch.zeros_like(weights) if labels is None else self._normalised(weights)
+        learning = self._normalised(weights)
         steps = {n: self.steps[self.rule.step_of(n)] * step_scale for n in self.fast_parameters}
-        output, now = hidden.new_zeros(0), state
-        pieces = []
-        for span in spans(learning != 0, state.seen, self.rule.inner_batch, CHUNK):
-            w = span.take(learning) if span.real is None else span.take(learning) * span.real
-            now = self._relinearise(now, w, labels is None)
-            piece, now = self._chunk(span.take(hidden), None if labels is None else span.take(labels), w, now, steps)
+        now, pieces = self._relinearise(state, weights) if labels is None else state, []
+        for span in spans(weights != 0, state.seen, self.rule.inner_batch, CHUNK):
+            if labels is None:
+                piece, _ = self._chunk(span.take(hidden), None, span.take(learning), now, steps)
+            else:
+                w = span.take(learning) if span.real is None else span.take(learning) * span.real
+                now = self._relinearise(now, w)
+                piece, now = self._chunk(span.take(hidden), span.take(labels), w, now, steps)
+                if observe is not None and bool((now.seen % (self.rule.inner_batch or CHUNK) == 0).any()):
+                    observe(now)
             pieces.append((span, piece))
-            if observe is not None and labels is not None and bool((now.seen % self._period == 0).any()):
-                observe(now)
         if all(span.real is None for span, _ in pieces):
             output = torch.cat([piece for _, piece in pieces], 1)
         else:
@@ -260,12 +261,8 @@ class FastWeightBlock(nn.Module):
         )
 
     def _slow(self, hidden: Tensor, labels: Tensor | None, weights: Tensor) -> tuple[Tensor, Tensor | None]:
-        output = self(hidden).hidden
+        output = self(hidden, None, weights).hidden
         return output, None if labels is None else self.nll(output, labels).where(weights != 0, 0.0)
-
-    @property
-    def _period(self) -> int:
-        return self.rule.inner_batch or CHUNK
 
     def _normalised(self, weights: Tensor) -> Tensor:
         if self.rule.normaliser == "none":
@@ -277,7 +274,9 @@ class FastWeightBlock(nn.Module):
             raise ValueError(f"hidden has shape {tuple(hidden.shape)}; expected (rows, tokens, {self.W1.shape[1]}).")
         for name, given in (("labels", labels), ("weights", weights)):
             if given is not None and given.shape != hidden.shape[:2]:
-                raise ValueError(f"{name} have shape {tuple(given.shape)}; expected {tuple(hidden.shape[:2])}, as hidden.")
+                raise ValueError(
+                    f"{name} have shape {tuple(given.shape)}; expected {tuple(hidden.shape[:2])}, as hidden."
+                )
         if len(state.seen) != len(hidden):
             raise ValueError(f"state holds {len(state.seen)} rows and hidden {len(hidden)}; expected equal numbers.")
         if labels is None:
@@ -293,14 +292,10 @@ class FastWeightBlock(nn.Module):
                 "(the vocabulary), or a weight of 0."
             )
 
-    def _relinearise(self, state: FastWeightState, weights: Tensor, looking: bool) -> FastWeightState:
+    def _relinearise(self, state: FastWeightState, weights: Tensor) -> FastWeightState:
         """Begin a new inner batch in the rows that stand at one's start: gradients are from now on taken at θ now."""
         inner = self.rule.inner_batch
-        if inner is None:
-            return state
-        rows = state.seen % inner == 0
-        if not looking:
-            rows = rows & (weights != 0).any(1)
+        rows = (state.seen % inner == 0) & (weights != 0).any(1) if inner is not None else state.seen < 0
         if not bool(rows.any()):
             return state
         keep = 1.0 - self.rule.decay

@@ -34,7 +34,9 @@ class UpdateRule:
 
     def __post_init__(self) -> None:
         if self.inner_batch is not None and (not isinstance(self.inner_batch, int) or self.inner_batch < 1):
-            raise ValueError(f"inner_batch is {self.inner_batch!r}; expected an int of at least 1, or None for all tokens.")
+            raise ValueError(
+                f"inner_batch is {self.inner_batch!r}; expected an int of at least 1, or None for all tokens."
+            )
         if not 0 <= self.decay < 1:
             raise ValueError(f"decay is {self.decay!r}; expected a number in [0, 1).")
         if self.normaliser not in ("none", "batch"):

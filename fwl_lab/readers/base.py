@@ -1,0 +1,222 @@
+"""The one idea behind every reader: it scores each token given all it has read before, then reads the token.
+
+A fresh reader has read BOS. What a reader has read last is held back as `last`: it enters the body only when the
+next token is scored, with the weights of that time.
+"""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from ..language_model import LanguageModel
+
+# observe(tokens read from the document's start (B,), a function that gives Δθ per parameter (B, ...)), after each update
+Observer = Callable[[Tensor, Callable[[], dict[str, Tensor]]], None]
+
+
+class Scores(NamedTuple):
+    """What a reader says of the tokens it was given.
+
+    Attributes
+    ----------
+    nll : (B, T) float, nats
+        Of each token given all read before it; 0 where the weight is 0.
+    """
+
+    nll: Tensor
+
+
+class Reader(ABC):
+    """Reads documents token by token, in calls of any size, several documents side by side.
+
+    A reader's scores are the same however a document is cut into calls, however documents are batched, and whatever
+    padding (weight 0) follows them. Its model's weights never change.
+    """
+
+    def __init__(self, model: LanguageModel, *, step_scale: float = 1.0) -> None:
+        self.model = model
+        self.step_scale = float(step_scale)
+        self._observers: list[Observer] = []
+        self.reset()
+
+    # -- what a kind of reader defines ----------------------------------------------------------------------------
+
+    @abstractmethod
+    def _start(self) -> None:
+        """Forget all; one row."""
+
+    @abstractmethod
+    def _carry(self) -> None:
+        """Forget the context, keep the fast weights."""
+
+    @abstractmethod
+    def _expand(self, rows: int) -> None:
+        """Turn the fresh state of one row into that of `rows` rows."""
+
+    @abstractmethod
+    def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        """NLL (B, T) of `labels`, having read `inputs` (the tokens before them); padding has weight 0."""
+
+    @abstractmethod
+    def _logits(self, last: Tensor) -> Tensor:
+        """Logits (B, V) of the token that follows `last` (B, 1); changes no state."""
+
+    @abstractmethod
+    def _tensors(self) -> dict[str, Tensor]:
+        """The state as a flat dict, for safetensors."""
+
+    @abstractmethod
+    def _restore(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `_tensors`."""
+
+    def fast_weights(self) -> dict[str, Tensor]:
+        """Δθ now: what the documents have added to each parameter, (B, ...). Empty where nothing adapts."""
+        return {}
+
+    def slow_weights(self) -> dict[str, Tensor]:
+        """θ₀ of the parameters that :meth:`fast_weights` names."""
+        return {}
+
+    def configuration(self) -> dict[str, Any]:
+        """What tells this reader from others, as JSON values; kept in every trace."""
+        return {"kind": type(self).__name__, "step_scale": self.step_scale}
+
+    # -- the contract ---------------------------------------------------------------------------------------------
+
+    def reset(self, *, carry: bool = False) -> None:
+        """Begin new documents; BOS has been read again.
+
+        carry: the fast weights of the documents before stay (the context never does). False: all is forgotten.
+        """
+        rows = len(self.last) if carry else 1
+        self.last = torch.full((rows, 1), self.model.bos, device=self.model.device)
+        self._fresh = True
+        if carry:
+            self._carry()
+        else:
+            self._start()
+
+    @torch.no_grad()
+    def read(self, tokens: Tensor, weights: Tensor | None = None) -> Scores:
+        """Score the next tokens of each document, and learn from them.
+
+        Parameters
+        ----------
+        tokens : (B, T) long
+        weights : (B, T), optional
+            Of each token's loss in what is learned; 0 is padding: not attended, not learned from, not counted.
+
+        Raises
+        ------
+        ValueError
+            Tokens of another shape, outside the vocabulary, or of another number of rows than before.
+        FloatingPointError
+            A score is not finite; says which token and which parameter.
+        """
+        weights = self._check(tokens, weights)
+        tokens, weights = tokens.to(self.model.device), weights.to(self.model.device)
+        if len(tokens) != len(self.last):
+            self.last = self.last.expand(len(tokens), 1)
+            self._expand(len(tokens))
+        if not tokens.shape[1]:
+            return Scores(torch.zeros(tokens.shape, dtype=torch.float32))
+        self._fresh = False
+        valid = weights != 0
+        labels = tokens.masked_fill(~valid, 0)
+        # The input that scores a token is the real token before it, or what was held back of the call before.
+        order = torch.where(valid, torch.arange(1, tokens.shape[1] + 1, device=tokens.device), 0).cummax(1).values
+        history = torch.cat([self.last, labels], 1)
+        inputs = torch.cat([self.last, history.gather(1, order[:, :-1])], 1)
+        nll = self._read(inputs, labels, weights).where(valid, 0.0)
+        self.last = history.gather(1, order[:, -1:])
+        self._check_finite(nll)
+        return Scores(nll)
+
+    @torch.no_grad()
+    def next_log_probs(self) -> Tensor:
+        """What each document is expected to go on with: log-probabilities (B, V), nats. Changes no state."""
+        logits = self._logits(self.last)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+
+    def fork(self) -> Self:
+        """A reader that has read the same and goes its own way."""
+        twin = copy.copy(self)  # states are replaced, never changed in place
+        twin._observers = []
+        return twin
+
+    def with_step_scale(self, scale: float) -> Self:
+        """A fresh reader of the same kind whose every update is multiplied by `scale`; 0 reads as StaticReader does."""
+        twin = self.fork()
+        twin.step_scale = float(scale)
+        twin.reset()
+        return twin
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that was read, as a flat dict of tensors."""
+        return {"last": self.last.clone().contiguous(), **self._tensors()}
+
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Go on where another reader of the same kind and model stood."""
+        if "last" not in tensors:
+            raise ValueError("this is no reader's state: 'last' is missing; expected what state_dict() returned.")
+        self.reset()
+        rows = len(tensors["last"])
+        if rows > 1:
+            self._expand(rows)
+        self._restore(dict(tensors))
+        self.last = tensors["last"].to(self.model.device)
+        self._fresh = False
+
+    @contextmanager
+    def observed(self, observer: Observer) -> Iterator[None]:
+        """Inside, `observer` is called after each update; see `Observer`."""
+        self._observers.append(observer)
+        try:
+            yield
+        finally:
+            self._observers.remove(observer)
+
+    def _notify(self, seen: Tensor, deltas: Callable[[], dict[str, Tensor]]) -> None:
+        for observer in self._observers:
+            observer(seen, deltas)
+
+    def _check(self, tokens: Tensor, weights: Tensor | None) -> Tensor:
+        if not isinstance(tokens, Tensor) or tokens.ndim != 2 or tokens.is_floating_point():
+            shape = tuple(tokens.shape) if isinstance(tokens, Tensor) else type(tokens).__name__
+            raise ValueError(
+                f"tokens are {shape}; expected a long tensor (documents, tokens): use tokens[None] for one."
+            )
+        if weights is None:
+            weights = torch.ones(tokens.shape, device=tokens.device)
+        elif weights.shape != tokens.shape or not bool(weights.isfinite().all()):
+            raise ValueError(
+                f"weights are {tuple(weights.shape)}; expected finite numbers {tuple(tokens.shape)}, as tokens."
+            )
+        if len(tokens) != len(self.last) and not (self._fresh and len(self.last) == 1 and len(tokens)):
+            raise ValueError(
+                f"tokens hold {len(tokens)} documents, but this reader is reading {len(self.last)}; "
+                "expected the same rows as before, or reset() first."
+            )
+        outside = ((tokens < 0) | (tokens >= self.model.vocab_size)) & (weights != 0)
+        if bool(outside.any()):
+            row, column = outside.nonzero()[0].tolist()
+            raise ValueError(
+                f"token {column} of document {row} is {int(tokens[row, column])}; expected 0 to "
+                f"{self.model.vocab_size - 1}, the model's vocabulary, or a weight of 0."
+            )
+        return weights
+
+    def _check_finite(self, nll: Tensor) -> None:
+        if bool(nll.isfinite().all()):
+            return
+        row, column = (~nll.isfinite()).nonzero()[0].tolist()
+        broken = [n for n, delta in self.fast_weights().items() if not bool(delta.isfinite().all())]
+        raise FloatingPointError(
+            f"the score of token {column} of this call in document {row} is {float(nll[row, column])}; "
+            f"fast weights that are not finite: {', '.join(broken) or 'none'}. A smaller step size or inner batch helps."
+        )

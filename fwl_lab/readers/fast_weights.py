@@ -1,0 +1,78 @@
+"""The reader whose fast-weight block learns from every token it reads."""
+
+from typing import Any
+
+from torch import Tensor
+
+from ..fast_weights import FastWeightState
+from ..language_model import LanguageModel
+from ..states import expand_rows, from_tensors, to_tensors
+from ..windows import Context
+from .base import Reader
+
+
+class FastWeightReader(Reader):
+    """Reads with a Fast Weight Layer block.
+
+    Parameters
+    ----------
+    model : LanguageModel
+        With a block, of any rule whose scores depend on the past of their own document alone.
+    step_scale : float
+        Multiplies the learned step sizes.
+    """
+
+    def __init__(self, model: LanguageModel, *, step_scale: float = 1.0) -> None:
+        if model.block is None:
+            raise ValueError("the model has no fast-weight block; see attach_fast_weights, or use another reader.")
+        if model.block.rule.normaliser != "none":
+            raise ValueError(
+                "the rule divides by the weights of the whole batch, so a score would depend on batch mates and on the "
+                "length of the future; it is for training. Expected UpdateRule(normaliser='none')."
+            )
+        super().__init__(model, step_scale=step_scale)
+
+    def _start(self) -> None:
+        self.context = Context.empty(1, self.model.device)
+        self.state: FastWeightState = self.model.block.initial_state(1)
+
+    def _carry(self) -> None:
+        fresh = self.model.block.initial_state(len(self.last))
+        self.context = Context.empty(len(self.last), self.model.device)
+        self.state = fresh._replace(delta=self.state.fast_weights())
+
+    def _expand(self, rows: int) -> None:
+        self.context, self.state = expand_rows(self.context, rows), expand_rows(self.state, rows)
+
+    def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        residual, self.context = self.model.read(inputs, self.context, weights != 0)
+        out = self.model.block(
+            residual, labels, weights, self.state, step_scale=self.step_scale,
+            observe=lambda state: self._notify(state.seen, state.fast_weights),
+        )  # fmt: skip
+        self.state = out.state
+        return out.nll
+
+    def _logits(self, last: Tensor) -> Tensor:
+        residual, _ = self.model.read(last, self.context)
+        return self.model.block.logits(self.model.block(residual, state=self.state).hidden)[:, -1]
+
+    def fast_weights(self) -> dict[str, Tensor]:
+        return self.state.fast_weights()
+
+    def slow_weights(self) -> dict[str, Tensor]:
+        return {name: getattr(self.model.block, name).detach() for name in self.model.block.fast_parameters}
+
+    def configuration(self) -> dict[str, Any]:
+        rule = self.model.block.rule
+        steps = {
+            "/".join(names): float(s) for names, s in zip(rule.steps, self.model.block.steps, strict=True) if names
+        }
+        return super().configuration() | {"inner_batch": rule.inner_batch, "decay": rule.decay, "step_sizes": steps}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return to_tensors(self.context, "context.") | to_tensors(self.state, "state.")
+
+    def _restore(self, tensors: dict[str, Tensor]) -> None:
+        self.context = from_tensors(self.context, tensors, "context.")
+        self.state = from_tensors(self.state, tensors, "state.")

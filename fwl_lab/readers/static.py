@@ -1,0 +1,36 @@
+"""The reader that does not adapt."""
+
+from torch import Tensor
+
+from ..states import expand_rows, from_tensors, to_tensors
+from ..windows import Context
+from .base import Reader
+
+
+class StaticReader(Reader):
+    """Reads with the trained weights; a model's block, if it has one, stays at θ₀.
+
+    `StaticReader(model.base)` gives the plain language model's log-probabilities.
+    """
+
+    def _start(self) -> None:
+        self.context = Context.empty(1, self.model.device)
+
+    def _carry(self) -> None:
+        self.context = Context.empty(len(self.last), self.model.device)
+
+    def _expand(self, rows: int) -> None:
+        self.context = expand_rows(self.context, rows)
+
+    def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        nll, self.context = self.model(inputs, self.context, labels, weights != 0)
+        return nll
+
+    def _logits(self, last: Tensor) -> Tensor:
+        return self.model(last, self.context)[0][:, -1]
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return to_tensors(self.context, "context.")
+
+    def _restore(self, tensors: dict[str, Tensor]) -> None:
+        self.context = from_tensors(self.context, tensors, "context.")
