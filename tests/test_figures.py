@@ -158,6 +158,7 @@ def test_summary_table_has_units_and_the_analysis_figures(trace):
     summary = analysis.summary(trace, "static").sel(reader="fwl")
     assert table.loc["FWL", "nats / token"] == f"{summary.nats_per_token.item():.4f}"
     assert table.loc["static", "time / static"] == "1.00 ×"
+    assert "time / FWL" in figures.summary_table(make_trace(readers=("fwl", "base")))
     assert "nats / token, mean of documents" not in figures.summary_table(make_trace(documents=1))
 
 

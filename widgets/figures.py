@@ -27,6 +27,7 @@ from fwl_lab.trace import (
 )
 from widgets import theme
 
+STATIC: Final = "static"
 _PER_TOKEN: Final = f"{NAT} / {TOKENS}"
 _POSITION_TITLE: Final = f"position in the document [{TOKENS}]"
 _MOST_POINTS: Final = 2000  # a line has no more, so that a figure of a million tokens still opens at once
@@ -147,11 +148,13 @@ def plot_fast_weight_norms(
     return _label_ends(figure) if len(names) <= len(theme.CATEGORIES) else figure
 
 
-def summary_table(trace: xr.Dataset, *, relative_to: str = "static") -> pd.DataFrame:
+def summary_table(trace: xr.Dataset, *, relative_to: str | None = None) -> pd.DataFrame:
     """Averages of each reader as a table for people: rounded, with units in the headings.
 
-    Times are relative to the reader `relative_to`.
+    Times are relative to the reader `relative_to`; None: the one named "static", or else the first.
     """
+    if relative_to is None:
+        relative_to = STATIC if STATIC in trace[READER].values else str(trace[READER].values[0])
     table = analysis.summary(trace, relative_to)
     columns = {
         analysis.NATS_PER_TOKEN: ("nats / token", "{:.4f}"),
