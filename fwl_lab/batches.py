@@ -59,7 +59,7 @@ class PackedBatches:
 
 
 class DocumentBatches:
-    """Consecutive windows of documents: row b of step s + 1 goes on where row b of step s ended, or begins a new one."""
+    """Consecutive windows of documents: each row goes on where it ended in the step before, or begins a new one."""
 
     def __init__(
         self,

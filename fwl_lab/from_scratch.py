@@ -61,6 +61,6 @@ def new_model(
         )
     )
     model = LanguageModel(network, tokenizer)
-    ids = tokenizer([document.text for document in documents], add_special_tokens=False)["input_ids"]
+    ids = model.encode_batch([document.text for document in documents])
     model.token_counts = np.bincount(np.concatenate([np.asarray(i) for i in ids]), minlength=vocab_size)
     return model

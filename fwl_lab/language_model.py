@@ -4,6 +4,7 @@ Symbols: B rows, T tokens, D width of the residual stream, V vocabulary.
 """
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +14,9 @@ from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from .corpus import check_text
+from .fast_weights import FastWeightBlock
 from .fast_weights.cross_entropy import token_nll
-from .precision import make_exact, root_mean_square
+from .precision import RMSNorm, make_exact, root_mean_square
 from .windows import Context, read_body
 
 NORM_NAMES = ("norm", "ln_f")  # the final norm in the Llama, Mistral and Qwen families, and in GPT-2
@@ -36,7 +38,7 @@ class Encoding(NamedTuple):
 
     def head(self, tokens: int | None) -> "Encoding":
         """The first `tokens` tokens."""
-        return Encoding(*(part[:tokens] for part in self))
+        return Encoding(self.ids[:tokens], self.texts[:tokens], self.bytes[:tokens])
 
 
 class LanguageModel(nn.Module):
@@ -62,7 +64,7 @@ class LanguageModel(nn.Module):
         tokenizer: PreTrainedTokenizerBase | None = None,
         *,
         window: int | None = None,
-        block: nn.Module | None = None,
+        block: FastWeightBlock | None = None,
         base: "LanguageModel | None" = None,
     ) -> None:
         super().__init__()
@@ -103,7 +105,7 @@ class LanguageModel(nn.Module):
         return self.__dict__["_base"]
 
     @property
-    def final_norm(self) -> nn.Module:
+    def final_norm(self) -> nn.LayerNorm | RMSNorm:
         """The model's own final norm, a LayerNorm or an RMSNorm."""
         return getattr(self.network.base_model, self.norm_name)
 
@@ -164,9 +166,15 @@ class LanguageModel(nn.Module):
         ids = torch.tensor(encoded["input_ids"], dtype=torch.long)
         return Encoding(ids, texts, [len(piece.encode()) for piece in texts])
 
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of many texts at once, as :meth:`encode` gives them."""
+        texts = [check_text(text, f"text {index}") for index, text in enumerate(texts)]
+        encoded = self._tokenizer()(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
+        return list(encoded["input_ids"])
+
     def decode(self, ids: Tensor) -> str:
         """The text of token ids (T,)."""
-        return self._tokenizer().decode(ids.tolist(), clean_up_tokenization_spaces=False)
+        return str(self._tokenizer().decode(ids.tolist(), clean_up_tokenization_spaces=False))
 
     def _tokenizer(self) -> PreTrainedTokenizerBase:
         if self.tokenizer is None:
@@ -207,8 +215,9 @@ class LanguageModel(nn.Module):
             state = self.block.initial_state(len(residual))
             state = state if seen is None else state._replace(seen=seen)
             return self.block(residual, None, None if valid is None else valid.to(residual.dtype), state).hidden
-        out = self.normalise(residual) * self.final_norm.weight
-        return out if getattr(self.final_norm, "bias", None) is None else out + self.final_norm.bias
+        norm = self.final_norm
+        out = self.normalise(residual) * norm.weight
+        return out + norm.bias if isinstance(norm, nn.LayerNorm) and norm.bias is not None else out
 
     def logits(self, hidden: Tensor) -> Tensor:
         """U hidden + c: (..., D) -> (..., V)."""

@@ -30,7 +30,7 @@ BLOCK_FILE, PROVENANCE_FILE, COUNTS_FILE = "fast_weights.safetensors", "provenan
 def attach_fast_weights(
     model: LanguageModel | PreTrainedModel,
     size: int | None = None,
-    rule: UpdateRule = UpdateRule(),  # noqa: B008 - frozen
+    rule: UpdateRule = UpdateRule(),
     *,
     share_body: bool = True,
     seed: int = 0,
@@ -141,18 +141,23 @@ def _check_folder(folder: Path) -> None:
 
 def _load_network(source: str, dtype: torch.dtype, local: bool) -> PreTrainedModel:
     try:
-        network, report = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, local_files_only=local, trust_remote_code=False,
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=local,
+            trust_remote_code=False,
             output_loading_info=True,
-        )  # fmt: skip
+        )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        hint = "Is it damaged, or of another model?" if local else (
-            "Check the name and the network, or give the folder of a model on disk."
-        )  # fmt: skip
+        local_hint = "Is it damaged, or of another model?"
+        hub_hint = "Check the name and the network, or give the folder of a model on disk."
+        hint = local_hint if local else hub_hint
         raise ValueError(f"could not load the model {source!r}: {error} {hint}") from error
+    network, report = loaded
     for key in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report.get(key):
-            names = ", ".join(str(n) for n in sorted(report[key], key=str)[:3])
+            names = ", ".join(sorted(map(str, report[key]))[:3])
             raise ValueError(
                 f"the weights in {source!r} do not fit its configuration: {key.replace('_', ' ')} {names}"
                 f"{' ...' if len(report[key]) > 3 else ''}. The file is of another model, or incomplete."
@@ -170,6 +175,7 @@ def _load_block(base: LanguageModel, path: Path) -> LanguageModel:
     rule = UpdateRule(**facts["rule"] | {"steps": tuple(map(tuple, facts["rule"]["steps"]))})
     body = {n.removeprefix("network."): t for n, t in tensors.items() if n.startswith("network.")}
     model = attach_fast_weights(base, facts["size"], rule, share_body=not body)
+    assert model.block is not None
     own = {n.removeprefix("block."): t for n, t in tensors.items() if n.startswith("block.")}
     try:
         model.block.load_state_dict(own)

@@ -61,8 +61,9 @@ def make_exact(network: nn.Module) -> None:
         for name, child in list(parent.named_children()):
             if isinstance(child, RMSNorm | RotaryEmbedding):
                 continue
-            if isinstance(getattr(child, "variance_epsilon", None), float) and isinstance(child.weight, nn.Parameter):
-                setattr(parent, name, RMSNorm(child.weight, child.variance_epsilon))
+            epsilon, weight = getattr(child, "variance_epsilon", None), getattr(child, "weight", None)
+            if isinstance(epsilon, float) and isinstance(weight, nn.Parameter):
+                setattr(parent, name, RMSNorm(weight, epsilon))
             elif name == "rotary_emb":
                 kind = getattr(child, "rope_type", "default")
                 if kind not in STATIC_ROTARY:
@@ -70,4 +71,5 @@ def make_exact(network: nn.Module) -> None:
                         f"rotary positions of kind {kind!r} change with the length read, so no score would be final; "
                         f"expected one of {', '.join(STATIC_ROTARY)}."
                     )
-                setattr(parent, name, RotaryEmbedding(child.inv_freq, child.attention_scaling))
+                frequencies, scaling = child.get_buffer("inv_freq"), float(getattr(child, "attention_scaling", 1.0))
+                setattr(parent, name, RotaryEmbedding(frequencies, scaling))

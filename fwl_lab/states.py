@@ -56,7 +56,7 @@ def from_tensors(like: State, tensors: dict[str, Tensor], prefix: str = "") -> S
     ValueError
         A tensor of the state is not among `tensors`.
     """
-    fields = []
+    fields: list[Any] = []
     for name, field in zip(type(like)._fields, like, strict=True):  # type: ignore[attr-defined]
         start = f"{prefix}{name}"
         parts = {key.removeprefix(f"{start}."): value for key, value in tensors.items() if key.startswith(f"{start}.")}

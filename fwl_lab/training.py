@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .batches import Batch, DocumentBatches, PackedBatches
-from .corpus import Document, check_text
+from .corpus import Document
 from .language_model import LanguageModel
 from .loading import read_tensors, write_tensors
 from .states import detach, from_tensors, to_tensors
@@ -219,6 +219,7 @@ class _Run:
         self.context = detach(context)
         if self.config.mode == "slow-control":
             return model.nll(model.slow_output(residual), batch.labels) * batch.valid
+        assert model.block is not None and self.state is not None
         out = model.block(residual, batch.labels, batch.valid.to(residual.dtype), self.state.reset_rows(batch.fresh))
         self.state = detach(out.state)
         return out.nll
@@ -272,6 +273,7 @@ def _learning(model: LanguageModel, config: TrainingConfig) -> Iterator[tuple[st
     if config.last_layers < 0 or config.mode in ("base", "joint"):
         yield from model.named_parameters()
         return
+    assert model.block is not None
     yield from ((f"block.{n}", p) for n, p in model.block.named_parameters())
     layers = next(m for m in model.network.base_model.children() if isinstance(m, torch.nn.ModuleList))
     chosen = {id(p) for layer in list(layers)[len(layers) - config.last_layers :] for p in layer.parameters()}
@@ -279,6 +281,4 @@ def _learning(model: LanguageModel, config: TrainingConfig) -> Iterator[tuple[st
 
 
 def _encode(model: LanguageModel, documents: Sequence[Document]) -> list[np.ndarray]:
-    texts = [check_text(document.text, document.name) for document in documents]
-    encoded = model.tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
-    return [np.asarray(ids) for ids in encoded["input_ids"]]
+    return [np.asarray(ids) for ids in model.encode_batch([document.text for document in documents])]

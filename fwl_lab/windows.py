@@ -12,7 +12,7 @@ Symbols: B rows, T new tokens, S remembered tokens, W window, D width of the res
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -101,7 +101,8 @@ def _forward(
     for layer, (key, value) in enumerate(zip(context.keys, context.values, strict=True)):
         cache.update(key, value, layer)
     residual = body(ids, positions, mask[:, None], cache)
-    return residual, tuple(layer.keys for layer in cache.layers), tuple(layer.values for layer in cache.layers)
+    layers: list[Any] = cache.layers  # of keys and values; the library's type covers other kinds too
+    return residual, tuple(layer.keys for layer in layers), tuple(layer.values for layer in layers)
 
 
 def _read_rotary(

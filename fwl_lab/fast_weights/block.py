@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..precision import root_mean_square
+from ..precision import RMSNorm, root_mean_square
 from ..states import map_state
 from .attention import before, within
 from .cross_entropy import linear_cross_entropy, token_nll
@@ -97,12 +97,16 @@ class FastWeightBlock(nn.Module):
         Of the norm.
     """
 
+    input_norm: nn.LayerNorm | RMSNorm | None
+    unembedding: nn.Linear
+    b: nn.Parameter | None
+
     def __init__(
         self, input_size: int, size: int, vocab_size: int, rule: UpdateRule = UpdateRule(), *, epsilon: float = 1e-6
     ) -> None:
         super().__init__()
         self._shape(input_size, size, size, rule)
-        self.input_norm: nn.Module | None = None
+        self.input_norm = None
         self.kind, self.epsilon = "layer", epsilon
         self.g, self.b = nn.Parameter(torch.ones(size)), nn.Parameter(torch.zeros(size))
         self.U, self.c = nn.Parameter(torch.empty(vocab_size, size)), nn.Parameter(torch.zeros(vocab_size))
@@ -111,7 +115,7 @@ class FastWeightBlock(nn.Module):
 
     @classmethod
     def attach(
-        cls, final_norm: nn.Module, unembedding: nn.Linear, size: int, rule: UpdateRule = UpdateRule()
+        cls, final_norm: nn.LayerNorm | RMSNorm, unembedding: nn.Linear, size: int, rule: UpdateRule = UpdateRule()
     ) -> "FastWeightBlock":
         """The attached shape: z₁ = W1 Norm(x) + b1, h = relu(z₁)², z₂ = W2 h + b2 + x, o = Norm(z₂).
 
@@ -123,8 +127,10 @@ class FastWeightBlock(nn.Module):
         nn.Module.__init__(block)
         weight = final_norm.weight
         block._shape(weight.shape[0], size, weight.shape[0], rule)
-        block.kind = "layer" if isinstance(final_norm, nn.LayerNorm) else "rms"
-        block.epsilon = final_norm.eps if block.kind == "layer" else final_norm.variance_epsilon
+        if isinstance(final_norm, nn.LayerNorm):
+            block.kind, block.epsilon = "layer", final_norm.eps
+        else:
+            block.kind, block.epsilon = "rms", final_norm.variance_epsilon
         wide = torch.promote_types(weight.dtype, torch.float32)
         block.g = nn.Parameter(weight.detach().to(wide, copy=True))
         bias = getattr(final_norm, "bias", None)
@@ -154,9 +160,7 @@ class FastWeightBlock(nn.Module):
     @property
     def head(self) -> tuple[Tensor, Tensor | None]:
         """U (V, S) and c (V,) or None."""
-        if self.attached:
-            return self.unembedding.weight, self.unembedding.bias
-        return self.U, self.c
+        return (self.unembedding.weight, self.unembedding.bias) if self.attached else (self.U, self.c)
 
     @property
     def fast_parameters(self) -> tuple[str, ...]:
@@ -315,7 +319,7 @@ class FastWeightBlock(nn.Module):
 
         x (B, L, D), labels and weights (B, L), `steps` η per fast parameter. Returns output (B, L, S) and the state.
         """
-        theta, extra = {}, {}
+        theta: dict[str, Tensor] = {}
         for name in PARAMETERS:
             slow = getattr(self, name)
             if slow is not None:

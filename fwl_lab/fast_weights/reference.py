@@ -16,7 +16,7 @@ from .rule import UpdateRule
 
 def token_loss(block: FastWeightBlock, theta: Mapping[str, Tensor], x: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     """ℓ(θ) of one token, written out: NLL (), nats, and the output (S,), for hidden state x (D,) and label ()."""
-    key = x if not block.attached else block.input_norm(x)
+    key = x if block.input_norm is None else block.input_norm(x)
     z1 = theta["W1"] @ key + theta["b1"]
     z2 = theta["W2"] @ z1.relu() ** 2 + theta["b2"] + (x if block.attached else 0)
     if block.kind == "layer":

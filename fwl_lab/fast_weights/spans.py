@@ -5,6 +5,7 @@ Rows of a batch may stand at unlike places of their inner batches (documents of 
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -16,27 +17,27 @@ class Span(NamedTuple):
 
     Attributes
     ----------
-    index : slice, or (B, L) long
+    places : slice, or (B, L) long
         Positions in the call.
     real : (B, L) bool, or None
         False where a row's piece is shorter than L; None: nowhere.
     """
 
-    index: slice | Tensor
+    places: slice | Tensor
     real: Tensor | None
 
     def take(self, x: Tensor) -> Tensor:
         """(B, T, ...) -> (B, L, ...)."""
-        if isinstance(self.index, slice):
-            return x[:, self.index]
-        index = self.index.view(*self.index.shape, *[1] * (x.ndim - 2)).expand(-1, -1, *x.shape[2:])
+        if isinstance(self.places, slice):
+            return x[:, self.places]
+        index = self.places.view(*self.places.shape, *[1] * (x.ndim - 2)).expand(-1, -1, *x.shape[2:])
         return x.gather(1, index)
 
     def put(self, x: Tensor, piece: Tensor) -> Tensor:
         """The inverse for pieces that are indexed: `x` (B, T, ...) with the piece written to its places."""
-        assert isinstance(self.index, Tensor) and self.real is not None
+        assert isinstance(self.places, Tensor) and self.real is not None
         rows, columns = self.real.nonzero(as_tuple=True)
-        return x.index_put((rows, self.index[rows, columns]), piece[rows, columns])
+        return x.index_put((rows, self.places[rows, columns]), piece[rows, columns])
 
 
 def spans(counted: Tensor, seen: Tensor, inner_batch: int | None, chunk: int) -> Iterator[Span]:
@@ -53,7 +54,7 @@ def spans(counted: Tensor, seen: Tensor, inner_batch: int | None, chunk: int) ->
     chunk : int
         The most tokens of one span, where it is no longer than an inner batch.
     """
-    rows, length = counted.shape
+    length = counted.shape[1]
     any_counted = counted.any(1)
     # Padding at a row's end may go anywhere: it follows the positions, so that rows of unlike length stay aligned.
     last = (counted * torch.arange(1, length + 1, device=counted.device)).amax(1, keepdim=True)
@@ -66,7 +67,7 @@ def spans(counted: Tensor, seen: Tensor, inner_batch: int | None, chunk: int) ->
     number = number - number[:, :1]
     if bool((number == number[:1]).all()):
         cuts = [0, *(torch.nonzero(number[0].diff())[:, 0] + 1).tolist(), length]
-        yield from (Span(slice(a, b), None) for a, b in zip(cuts, cuts[1:], strict=False) if b > a)
+        yield from (Span(slice(a, b), None) for a, b in pairwise(cuts) if b > a)
         return
     for k in number.unique().tolist():
         inside = number == k

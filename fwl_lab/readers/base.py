@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..language_model import LanguageModel
 
-# observe(tokens read from the document's start (B,), a function that gives Δθ per parameter (B, ...)), after each update
+# Called after each update with the tokens read so far (B,) and a function that gives Δθ per parameter (B, ...).
 Observer = Callable[[Tensor, Callable[[], dict[str, Tensor]]], None]
 
 
@@ -40,6 +40,7 @@ class Reader(ABC):
 
     def __init__(self, model: LanguageModel, *, step_scale: float = 1.0) -> None:
         self.model = model
+        self.last: Tensor  # (B, 1), read but not yet seen by the body
         self.step_scale = float(step_scale)
         self._observers: list[Observer] = []
         self.reset()
@@ -218,5 +219,5 @@ class Reader(ABC):
         broken = [n for n, delta in self.fast_weights().items() if not bool(delta.isfinite().all())]
         raise FloatingPointError(
             f"the score of token {column} of this call in document {row} is {float(nll[row, column])}; "
-            f"fast weights that are not finite: {', '.join(broken) or 'none'}. A smaller step size or inner batch helps."
+            f"fast weights that are not finite: {', '.join(broken) or 'none'}. A smaller step or inner batch helps."
         )

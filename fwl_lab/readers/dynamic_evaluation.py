@@ -104,7 +104,8 @@ class DynamicEvaluationReader(Reader):
         return _Document(weights, optimizer, context, context, none, none, none.float())
 
     def _expand(self, rows: int) -> None:
-        self.documents = [self.documents[0], *(self._new_document() for _ in range(rows - 1))]
+        # Copies, not new documents: weights carried from the document before serve every row.
+        self.documents += [copy.deepcopy(self.documents[0]) for _ in range(rows - 1)]
 
     def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         nll = torch.zeros(
@@ -153,10 +154,7 @@ class DynamicEvaluationReader(Reader):
             loss = (nll * document.token_weights).sum() / self.segment
             gradients = torch.autograd.grad(loss, list(document.weights.values()), allow_unused=True)
         old = {} if self.step_scale == 1 else {n: p.detach().clone() for n, p in document.weights.items()}
-        for parameter, gradient in zip(document.weights.values(), gradients, strict=True):
-            parameter.grad = gradient
-        document.optimizer.step()
-        document.optimizer.zero_grad(set_to_none=True)
+        self._step(document, gradients)
         for name, start in old.items():
             parameter = document.weights[name]
             parameter.copy_(torch.lerp(start, parameter, self.step_scale))
@@ -167,6 +165,12 @@ class DynamicEvaluationReader(Reader):
         if self._observers and document is self.documents[0]:
             self._notify(document.now.seen, self.fast_weights)
         return nll.detach()
+
+    def _step(self, document: _Document, gradients: Sequence[Tensor | None]) -> None:
+        for parameter, gradient in zip(document.weights.values(), gradients, strict=True):
+            parameter.grad = gradient
+        document.optimizer.step()
+        document.optimizer.zero_grad(set_to_none=True)
 
     def _logits(self, last: Tensor) -> Tensor:
         rows = [self._call(d, last[i : i + 1], d.now, None)[0][:, -1] for i, d in enumerate(self.documents)]
@@ -243,28 +247,33 @@ def gradient_statistics(
 ) -> GradientStatistics:
     """Statistics of the gradient of a segment's mean loss at θ₀, over the first segments of (training) documents.
 
-    Documents are visited in turn, one segment at a time in each, until `batches` segments were seen.
+    Each document gives equally many segments, `batches` in all (fewer where documents are too short).
     """
     return GradientStatistics.from_gradients(_segment_gradients(model, list(documents), segment, batches))
+
+
+class _GradientReader(DynamicEvaluationReader):
+    """Reads by segments and hands each segment's gradient over instead of following it."""
+
+    def __init__(self, model: LanguageModel, segment: int) -> None:
+        self.caught: list[list[Tensor]] = []
+        super().__init__(model, lambda parameters: DynamicEvaluationSGD(parameters, 0.0), segment)
+
+    def _step(self, document: _Document, gradients: Sequence[Tensor | None]) -> None:
+        weights = document.weights.values()
+        self.caught.append([torch.zeros_like(p) if g is None else g for p, g in zip(weights, gradients, strict=True)])
 
 
 def _segment_gradients(
     model: LanguageModel, documents: list[Document], segment: int, batches: int
 ) -> Iterator[list[Tensor]]:
     each = -(-batches // len(documents))
-    reader = DynamicEvaluationReader(model, lambda p: DynamicEvaluationSGD(p, 0.0), segment)
-    caught: list[list[Tensor]] = []
-
-    class Catch(DynamicEvaluationSGD):
-        def step(self, closure: Any = None) -> None:
-            caught.append(
-                [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.param_groups[0]["params"]]
-            )
-
-    reader.make_optimizer = lambda p: Catch(p, 0.0)
+    reader = _GradientReader(model, segment)
     for document in documents:
+        ids = model.encode(document.text)[None, : each * segment].to(model.device)
         reader.reset()
-        reader.read(model.encode(document.text)[None, : each * segment])
-        while caught and batches:
-            yield caught.pop(0)
-            batches -= 1
+        for piece in ids.split(segment, 1):
+            reader.read(piece)
+            while reader.caught and batches:
+                yield reader.caught.pop()
+                batches -= 1

@@ -30,14 +30,15 @@ class FastWeightReader(Reader):
                 "the rule divides by the weights of the whole batch, so a score would depend on batch mates and on the "
                 "length of the future; it is for training. Expected UpdateRule(normaliser='none')."
             )
+        self.block = model.block
         super().__init__(model, step_scale=step_scale)
 
     def _start(self) -> None:
         self.context = Context.empty(1, self.model.device)
-        self.state: FastWeightState = self.model.block.initial_state(1)
+        self.state: FastWeightState = self.block.initial_state(1)
 
     def _carry(self) -> None:
-        fresh = self.model.block.initial_state(len(self.last))
+        fresh = self.block.initial_state(len(self.last))
         self.context = Context.empty(len(self.last), self.model.device)
         self.state = fresh._replace(delta=self.state.fast_weights())
 
@@ -46,7 +47,7 @@ class FastWeightReader(Reader):
 
     def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         residual, self.context = self.model.read(inputs, self.context, weights != 0)
-        out = self.model.block(
+        out = self.block(
             residual, labels, weights, self.state, step_scale=self.step_scale,
             observe=lambda state: self._notify(state.seen, state.fast_weights),
         )  # fmt: skip
@@ -55,19 +56,17 @@ class FastWeightReader(Reader):
 
     def _logits(self, last: Tensor) -> Tensor:
         residual, _ = self.model.read(last, self.context)
-        return self.model.block.logits(self.model.block(residual, state=self.state).hidden)[:, -1]
+        return self.block.logits(self.block(residual, state=self.state).hidden)[:, -1]
 
     def fast_weights(self) -> dict[str, Tensor]:
         return self.state.fast_weights()
 
     def slow_weights(self) -> dict[str, Tensor]:
-        return {name: getattr(self.model.block, name).detach() for name in self.model.block.fast_parameters}
+        return {name: getattr(self.block, name).detach() for name in self.block.fast_parameters}
 
     def configuration(self) -> dict[str, Any]:
-        rule = self.model.block.rule
-        steps = {
-            "/".join(names): float(s) for names, s in zip(rule.steps, self.model.block.steps, strict=True) if names
-        }
+        rule = self.block.rule
+        steps = {"/".join(names): float(s) for names, s in zip(rule.steps, self.block.steps, strict=True) if names}
         return super().configuration() | {"inner_batch": rule.inner_batch, "decay": rule.decay, "step_sizes": steps}
 
     def _tensors(self) -> dict[str, Tensor]:
