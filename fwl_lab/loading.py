@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from .fast_weights import FastWeightBlock, UpdateRule
 from .language_model import LanguageModel
@@ -140,6 +141,8 @@ def _check_folder(folder: Path) -> None:
 
 
 def _load_network(source: str, dtype: torch.dtype, local: bool) -> PreTrainedModel:
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # a bar for the blink of an eye is noise in every notebook
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
@@ -154,6 +157,9 @@ def _load_network(source: str, dtype: torch.dtype, local: bool) -> PreTrainedMod
         hub_hint = "Check the name and the network, or give the folder of a model on disk."
         hint = local_hint if local else hub_hint
         raise ValueError(f"could not load the model {source!r}: {error} {hint}") from error
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()
     network, report = loaded
     for key in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report.get(key):

@@ -199,7 +199,7 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.tokens += self.config.rows * self.config.tokens
-        self.sums = [self.sums[0] + float(nll.sum()), self.sums[1] + count]
+        self.sums = [self.sums[0] + float(nll.detach().sum()), self.sums[1] + count]
         if self.step % 20 == 0:
             seconds = time.perf_counter() - self.began
             self.curve.append({"step": self.step, "tokens": self.tokens, "loss": self.sums[0] / self.sums[1],
