@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,20 +36,20 @@ from fwl_lab import (
 )
 from fwl_lab.from_scratch import train_tokenizer
 
-VOCABULARY, WIDTH, WINDOW = 48, 16, 16
+VOCABULARY, WIDTH, WINDOW, BOS = 48, 16, 16, 1
 # Inner batch and segment divide neither the window nor each other, so that their boundaries fall apart.
 INNER_BATCH, SEGMENT = 10, 12
 MakeReader = Callable[[], Reader]
 
 _LLAMA = {
     "hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-    "num_key_value_heads": 1, "bos_token_id": 1, "eos_token_id": 2,
+    "num_key_value_heads": 1, "bos_token_id": BOS, "eos_token_id": 2,
 }  # fmt: skip
 # family: model class, configuration class, settings; tied and untied, dense biases and none
 _FAMILIES: dict[str, tuple[type, type, dict]] = {
     "gpt2": (GPT2LMHeadModel, GPT2Config,
-             {"n_embd": WIDTH, "n_layer": 2, "n_head": 2, "n_positions": WINDOW, "bos_token_id": 1,
-              "eos_token_id": 1}),
+             {"n_embd": WIDTH, "n_layer": 2, "n_head": 2, "n_positions": WINDOW, "bos_token_id": BOS,
+              "eos_token_id": BOS}),
     "llama": (LlamaForCausalLM, LlamaConfig,
               _LLAMA | {"attention_bias": True, "mlp_bias": True, "max_position_embeddings": WINDOW}),
     "mistral": (MistralForCausalLM, MistralConfig, _LLAMA | {"sliding_window": WINDOW, "tie_word_embeddings": True}),
@@ -73,7 +74,7 @@ def make_network(
     vocabulary: int = VOCABULARY,
     biased_unembedding: bool = False,
     seed: int = 0,
-    **settings: object,
+    **settings: Any,
 ) -> PreTrainedModel:
     """A Hugging Face model whose every parameter is random and large enough to matter; untouched by this library."""
     network_class, config_class, own = _FAMILIES[family]
@@ -91,9 +92,9 @@ def make_network(
     return network.to(dtype).eval()
 
 
-def make_model(family: str, dtype: torch.dtype = torch.float32, **settings: object) -> LanguageModel:
+def make_model(family: str, dtype: torch.dtype = torch.float32, **settings: Any) -> LanguageModel:
     """`make_network` as this library sees it."""
-    return LanguageModel(make_network(family, dtype, **settings))  # type: ignore[arg-type]
+    return LanguageModel(make_network(family, dtype, **settings))
 
 
 def fill_block(model: LanguageModel, seed: int = 1, scale: float = 0.02) -> LanguageModel:
@@ -116,13 +117,14 @@ def make_block_model(
     *,
     inner_batch: int | None = INNER_BATCH,
     decay: float = 0.05,
+    scale: float = 0.02,
     share_body: bool = True,
-    **settings: object,
+    **settings: Any,
 ) -> LanguageModel:
     """A model with a block that adapts, as if it had been trained."""
     rule = UpdateRule(inner_batch=inner_batch, decay=decay)
     model = make_model(family, dtype, **settings)
-    return fill_block(attach_fast_weights(model, size=6, rule=rule, share_body=share_body))
+    return fill_block(attach_fast_weights(model, size=6, rule=rule, share_body=share_body), scale=scale)
 
 
 @lru_cache
@@ -131,7 +133,7 @@ def make_tokenizer(vocabulary: int = 280) -> PreTrainedTokenizerFast:
     return train_tokenizer(DOCUMENTS, vocabulary)
 
 
-def make_text_model(family: str = "mistral", dtype: torch.dtype = torch.float32, **settings: object) -> LanguageModel:
+def make_text_model(family: str = "mistral", dtype: torch.dtype = torch.float32, **settings: Any) -> LanguageModel:
     """A model without a block that reads text."""
     tokenizer = make_tokenizer()
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
@@ -155,6 +157,17 @@ def rms(parameters: list[Tensor]) -> torch.optim.Optimizer:
     generator = torch.Generator().manual_seed(3)
     squares = [torch.rand(p.shape, generator=generator, dtype=torch.float64) + 0.1 for p in parameters]
     return DynamicEvaluationRMS(parameters, 0.01, 0.01, 1e-3, GradientStatistics(tuple(squares), 4))
+
+
+def with_bos(tokens: Tensor, bos: int = BOS) -> Tensor:
+    """What a model reads to score `tokens` (B, T)."""
+    return torch.cat([torch.full((len(tokens), 1), bos), tokens[:, :-1]], 1)
+
+
+def band(length: int, window: int, start: int = 0) -> Tensor:
+    """Which of the positions up to its own each query sees, (1, 1, length - start, length) bool."""
+    distance = torch.arange(start, length)[:, None] - torch.arange(length)
+    return ((distance >= 0) & (distance < window))[None, None]
 
 
 # Every kind of reader, from a model with a block.
