@@ -5,78 +5,20 @@ Symbols (the README of this folder derives them): x input, k₁ key of the first
 B rows, T tokens, D width, H = 4·size, S width of the norm (D when attached, `size` when published), V vocabulary.
 """
 
-import dataclasses
 from collections.abc import Callable
-from functools import cached_property
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..precision import RMSNorm, root_mean_square
-from ..states import map_state
 from .attention import before, within
 from .cross_entropy import linear_cross_entropy, token_nll
 from .rule import PARAMETERS, UpdateRule
 from .spans import spans
+from .state import BlockOutput, FastWeightState
 
 CHUNK = 64  # tokens computed at once where an inner batch is longer; changes the order of sums, never their terms
-
-
-class FastWeightState(NamedTuple):
-    """What a document has made of the fast parameters, one row a document.
-
-    Attributes
-    ----------
-    delta : dict of (B, ...) tensors
-        Δθ at the inner batch's start, per fast parameter. Gradients are taken at θ₀ + delta.
-    pending : dict of (B, ...) tensors
-        The sum of the updates since. Outputs are computed at θ₀ + delta + pending.
-    seen : (B,) long
-        Tokens learned from, padding not counted.
-    """
-
-    delta: dict[str, Tensor]
-    pending: dict[str, Tensor]
-    seen: Tensor
-
-    def fast_weights(self) -> dict[str, Tensor]:
-        """Δθ now, per fast parameter, (B, ...)."""
-        return {name: self.delta[name] + self.pending[name] for name in self.delta}
-
-    def reset_rows(self, fresh: Tensor) -> "FastWeightState":
-        """The state with the rows where `fresh` (B,) is True back at θ₀."""
-        return map_state(lambda x: x.masked_fill(fresh.view(-1, *[1] * (x.ndim - 1)), 0), self)
-
-
-@dataclasses.dataclass(frozen=True)
-class BlockOutput:
-    """What a block makes of T tokens.
-
-    Attributes
-    ----------
-    nll : (B, T) nats, or None without labels
-        Of each label, given the fast weights made of the tokens before it; 0 where the weight is 0.
-    hidden : (B, T, S)
-        Adapted output; `block.logits(hidden)` is (B, T, V).
-    state : FastWeightState
-    """
-
-    nll: Tensor | None
-    hidden: Tensor
-    state: FastWeightState
-    slow: Callable[[], tuple[Tensor, Tensor | None]] = dataclasses.field(repr=False)
-
-    @cached_property
-    def slow_hidden(self) -> Tensor:
-        """The output at θ₀, (B, T, S); computed when asked for."""
-        return self.slow()[0]
-
-    @cached_property
-    def slow_nll(self) -> Tensor | None:
-        """The NLL at θ₀, (B, T) nats, 0 where the weight is 0; computed when asked for."""
-        return self.slow()[1]
 
 
 class FastWeightBlock(nn.Module):
@@ -240,14 +182,15 @@ class FastWeightBlock(nn.Module):
             labels = labels.masked_fill(weights == 0, 0)
         learning = self._normalised(weights)
         steps = {n: self.steps[self.rule.step_of(n)] * step_scale for n in self.fast_parameters}
-        now, pieces = self._relinearise(state, weights) if labels is None else state, []
+        now, fresh = self._relinearise(state, weights) if labels is None else (state, False)
+        pieces = []
         for span in spans(weights != 0, state.seen, self.rule.inner_batch, CHUNK):
             if labels is None:
-                piece, _ = self._chunk(span.take(hidden), None, span.take(learning), now, steps)
+                piece, _ = self._chunk(span.take(hidden), None, span.take(learning), now, steps, fresh)
             else:
                 w = span.take(learning) if span.real is None else span.take(learning) * span.real
-                now = self._relinearise(now, w)
-                piece, now = self._chunk(span.take(hidden), span.take(labels), w, now, steps)
+                now, fresh = self._relinearise(now, w)
+                piece, now = self._chunk(span.take(hidden), span.take(labels), w, now, steps, fresh)
                 if observe is not None and bool((now.seen % (self.rule.inner_batch or CHUNK) == 0).any()):
                     observe(now)
             pieces.append((span, piece))
@@ -296,28 +239,37 @@ class FastWeightBlock(nn.Module):
                 "(the vocabulary), or a weight of 0."
             )
 
-    def _relinearise(self, state: FastWeightState, weights: Tensor) -> FastWeightState:
-        """Begin a new inner batch in the rows that stand at one's start: gradients are from now on taken at θ now."""
+    def _relinearise(self, state: FastWeightState, weights: Tensor) -> tuple[FastWeightState, bool]:
+        """Begin a new inner batch in the rows that stand at one's start: gradients are from now on taken at θ now.
+
+        Also says whether all rows did, so that nothing is pending anywhere.
+        """
         inner = self.rule.inner_batch
         rows = (state.seen % inner == 0) & (weights != 0).any(1) if inner is not None else state.seen < 0
         if not bool(rows.any()):
-            return state
+            return state, False
         keep = 1.0 - self.rule.decay
-        delta, pending = {}, {}
+        delta, pending, everywhere = {}, {}, bool(rows.all())
         for name, old in state.delta.items():
             new = keep * (old + state.pending[name]) if self.rule.decay else old + state.pending[name]
             row = rows.view(-1, *[1] * (old.ndim - 1))
-            everywhere = bool(rows.all())
             delta[name] = new if everywhere else torch.where(row, new, old)
             pending[name] = torch.zeros_like(old) if everywhere else state.pending[name].masked_fill(row, 0)
-        return state._replace(delta=delta, pending=pending)
+        return state._replace(delta=delta, pending=pending), everywhere
 
     def _chunk(
-        self, x: Tensor, labels: Tensor | None, weights: Tensor, state: FastWeightState, steps: dict[str, Tensor]
+        self,
+        x: Tensor,
+        labels: Tensor | None,
+        weights: Tensor,
+        state: FastWeightState,
+        steps: dict[str, Tensor],
+        fresh: bool,
     ) -> tuple[Tensor, FastWeightState]:
         """One span: gradients at θ_c, then outputs at θ_c + pending + the updates of the span's own earlier tokens.
 
-        x (B, L, D), labels and weights (B, L), `steps` η per fast parameter. Returns output (B, L, S) and the state.
+        x (B, L, D), labels and weights (B, L), `steps` η per fast parameter, `fresh`: nothing is pending.
+        Returns output (B, L, S) and the state.
         """
         theta: dict[str, Tensor] = {}
         for name in PARAMETERS:
@@ -346,17 +298,18 @@ class FastWeightBlock(nn.Module):
             """What the updates since θ_c add: to a layer's output for its queries, or to a vector parameter."""
             if name not in state.delta:
                 return 0.0
-            pending = state.pending[name]
             if queries is None:
-                return pending.unsqueeze(-2) + (before(updates[name]) if updates else 0.0)
-            return queries @ pending.mT + (within(queries, keys[name], updates[name]) if updates else 0.0)
+                earlier = 0.0 if fresh else state.pending[name].unsqueeze(-2)
+                return earlier + before(updates[name]) if updates else earlier
+            earlier = 0.0 if fresh else queries @ state.pending[name].mT
+            return earlier + within(queries, keys[name], updates[name]) if updates else earlier
 
         hf = (z1 + adapted("W1", k1) + adapted("b1")).relu().square()
         z2f = hf @ theta["W2"].mT + theta["b2"] + through + adapted("W2", hf) + adapted("b2")
         output = self._normalise(z2f)[0] * (theta["g"] + adapted("g")) + (theta.get("b", 0.0) + adapted("b"))
-        pending = {
-            name: state.pending[name] + (update.mT @ keys[name] if name in keys else update.sum(1))
-            for name, update in updates.items()
-        }
+        pending = {}
+        for name, update in updates.items():
+            new = update.mT @ keys[name] if name in keys else update.sum(1)
+            pending[name] = new if fresh else state.pending[name] + new
         seen = state.seen + (weights != 0).sum(1)
         return output, FastWeightState(state.delta, pending or state.pending, seen)
