@@ -66,7 +66,7 @@ class FastWeightReader(Reader):
 
     def configuration(self) -> dict[str, Any]:
         rule = self.block.rule
-        steps = {"/".join(names): float(s) for names, s in zip(rule.steps, self.block.steps, strict=True) if names}
+        steps = {"/".join(names): s for names, s in zip(rule.steps, self.block.steps.tolist(), strict=True) if names}
         return super().configuration() | {"inner_batch": rule.inner_batch, "decay": rule.decay, "step_sizes": steps}
 
     def _tensors(self) -> dict[str, Tensor]:
