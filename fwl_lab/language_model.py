@@ -249,8 +249,8 @@ class LanguageModel(nn.Module):
             digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode() + data.tobytes())
         return digest.hexdigest()[:16]
 
-    def save(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
+    def save(self, folder: str | Path, *, dtype: torch.dtype | None = None, block: str = "fast_weights") -> None:
         """Write the model, its block and its base to a folder; see `fwl_lab.loading.save_model`."""
         from .loading import save_model  # loading builds models, so it imports this module
 
-        save_model(self, folder, dtype=dtype)
+        save_model(self, folder, dtype=dtype, block=block)

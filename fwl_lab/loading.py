@@ -3,6 +3,7 @@
 A folder holds a Hugging Face model and tokenizer and, beside them,
 
 - `fast_weights.safetensors`: the block, and those weights of the body that were trained with it;
+- `control.safetensors`: the same of its slow control (same size, same training, no fast weights), where there is one;
 - `provenance.json`: how the model came about, and what was measured and tuned on validation documents;
 - `token_counts.safetensors`: how often each token occurs in the training documents.
 """
@@ -25,7 +26,8 @@ from .fast_weights import FastWeightBlock, UpdateRule
 from .language_model import LanguageModel
 
 BUNDLED = Path(__file__).parent / "assets" / "bundled"
-BLOCK_FILE, PROVENANCE_FILE, COUNTS_FILE = "fast_weights.safetensors", "provenance.json", "token_counts.safetensors"
+BLOCK, CONTROL = "fast_weights", "control"  # names of block files
+BLOCK_FILE, PROVENANCE_FILE, COUNTS_FILE = f"{BLOCK}.safetensors", "provenance.json", "token_counts.safetensors"
 
 
 def attach_fast_weights(
@@ -77,7 +79,11 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def load_model(
-    name: str | Path = "bundled", device: str | torch.device = "auto", dtype: torch.dtype | None = None
+    name: str | Path = "bundled",
+    device: str | torch.device = "auto",
+    dtype: torch.dtype | None = None,
+    *,
+    block: str = BLOCK,
 ) -> LanguageModel:
     """Load a language model, with its fast-weight block where it has one.
 
@@ -89,6 +95,8 @@ def load_model(
         "auto" is a GPU where there is one.
     dtype : torch.dtype, optional
         None: float32. The block is float32 or wider whatever this is.
+    block : str
+        "fast_weights", or "control" for the slow control that lies beside it.
 
     Raises
     ------
@@ -113,8 +121,11 @@ def load_model(
         tokenizer = None  # a model can be read by token ids; encode() says what is missing
     model = LanguageModel(network, tokenizer)
     if local:
-        if (folder / BLOCK_FILE).exists():
-            model = _load_block(model, folder / BLOCK_FILE)
+        path = folder / f"{block}.safetensors"
+        if path.exists():
+            model = _load_block(model, path)
+        elif block != BLOCK:
+            raise FileNotFoundError(f"{str(folder)!r} holds no {path.name}; its blocks are {_blocks(folder)}.")
         if (folder / PROVENANCE_FILE).exists():
             model.provenance = json.loads((folder / PROVENANCE_FILE).read_text())
         if (folder / COUNTS_FILE).exists():
@@ -124,6 +135,10 @@ def load_model(
     for part in (model, model.base):
         part.to(device)
     return model
+
+
+def _blocks(folder: Path) -> str:
+    return ", ".join(p.stem for p in (folder / f"{n}.safetensors" for n in (BLOCK, CONTROL)) if p.exists()) or "none"
 
 
 def _check_folder(folder: Path) -> None:
@@ -193,13 +208,17 @@ def _load_block(base: LanguageModel, path: Path) -> LanguageModel:
     return model
 
 
-def save_model(model: LanguageModel, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
+def save_model(
+    model: LanguageModel, folder: str | Path, *, dtype: torch.dtype | None = None, block: str = BLOCK
+) -> None:
     """Write a model to a folder that `load_model` reads.
 
     Parameters
     ----------
     dtype : torch.dtype, optional
         That matrices are stored in, for example bfloat16; vectors keep theirs. None: as they are.
+    block : str
+        Name of the block's file: "fast_weights", or "control" for a slow control beside it.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -226,7 +245,7 @@ def save_model(model: LanguageModel, folder: str | Path, *, dtype: torch.dtype |
             changed = [n for n in ours if not torch.equal(ours[n], theirs[n])]
             tensors |= {f"network.{n}": stored(ours[n]) for n in changed if n in weights}
         facts: dict[str, Any] = {"size": model.block.size, "rule": dataclasses.asdict(model.block.rule)}
-        write_tensors(tensors, folder / BLOCK_FILE, {"fast_weights": json.dumps(facts)})
+        write_tensors(tensors, folder / f"{block}.safetensors", {"fast_weights": json.dumps(facts)})
 
 
 # -- safetensors --------------------------------------------------------------------------------------------------
