@@ -19,6 +19,7 @@ from .fast_weights.cross_entropy import token_nll
 from .precision import RMSNorm, make_exact, root_mean_square
 from .windows import Context, read_body
 
+WINDOW_NAME = "fwl_lab_window"  # in the configuration of a saved model, which may have been read with another window
 NORM_NAMES = ("norm", "ln_f")  # the final norm in the Llama, Mistral and Qwen families, and in GPT-2
 
 
@@ -39,6 +40,21 @@ class Encoding(NamedTuple):
     def head(self, tokens: int | None) -> "Encoding":
         """The first `tokens` tokens."""
         return Encoding(self.ids[:tokens], self.texts[:tokens], self.bytes[:tokens])
+
+
+def _unsupported(network: PreTrainedModel) -> ValueError:
+    return ValueError(
+        f"{type(network).__name__} is not a model this library can take apart: expected a final norm named "
+        f"{' or '.join(NORM_NAMES)} and rotary or learned absolute positions, and no other "
+        "arithmetic around them (GPT-2, Llama, Mistral, Qwen)."
+    )
+
+
+@torch.no_grad()
+def _probe(network: PreTrainedModel) -> Tensor:
+    """The network's own logits (1, 1, V) after token 0."""
+    ids = torch.zeros(1, 1, dtype=torch.long, device=network.get_output_embeddings().weight.device)
+    return network(input_ids=ids, use_cache=False).logits.float()
 
 
 class LanguageModel(nn.Module):
@@ -68,28 +84,39 @@ class LanguageModel(nn.Module):
         base: "LanguageModel | None" = None,
     ) -> None:
         super().__init__()
-        body = network.base_model
+        body, config = network.eval().base_model, network.config
         norms = [name for name in NORM_NAMES if hasattr(body, name)]
         self.rotary = hasattr(body, "rotary_emb")
         if not norms or not (self.rotary or hasattr(body, "wpe")):
-            raise ValueError(
-                f"{type(network).__name__} is not a model this library can take apart: expected a final norm named "
-                f"{' or '.join(NORM_NAMES)} and rotary or learned absolute positions (GPT-2, Llama, Mistral, Qwen)."
-            )
+            raise _unsupported(network)
+        expected = _probe(network)
         make_exact(network)
         network.set_attn_implementation("sdpa")
-        self.network = network.eval()
+        self.network = network
         self.tokenizer = tokenizer
         self.norm_name = norms[0]
-        config = network.config
-        self.window = int(window or getattr(config, "sliding_window", None) or config.max_position_embeddings)
+        own = getattr(config, WINDOW_NAME, None) or getattr(config, "sliding_window", None)
+        self.window = int(own or config.max_position_embeddings) if window is None else int(window)
+        if self.window < (1 if self.rotary else 2):
+            raise ValueError(f"window is {self.window}; expected at least {1 if self.rotary else 2} positions.")
         if not self.rotary and self.window > config.max_position_embeddings:
             raise ValueError(f"window is {self.window}, but the model has {config.max_position_embeddings} positions.")
+        self.block = None
+        # Other families have parts of the same names that compute something else (a gain of 1 + weight, scaled logits).
+        if not isinstance(self.final_norm, nn.LayerNorm | RMSNorm) or not self._explains(expected):
+            raise _unsupported(network)
         self.block = block
         self.provenance: dict[str, Any] = {}
         self.token_counts: Any = None
         # Kept out of the registered modules: a base that shares the network would appear twice among them.
         self.__dict__["_base"] = base
+
+    @torch.no_grad()
+    def _explains(self, logits: Tensor) -> bool:
+        """Whether body, final norm and unembedding give what the whole network gave (see `_probe`)."""
+        ids = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+        ours = self(ids, Context.empty(1, self.device))[0].float()
+        return torch.allclose(ours, logits, rtol=0, atol=0.02 * float(logits.abs().max()), equal_nan=True)
 
     # -- the parts ------------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from .fast_weights import FastWeightBlock, UpdateRule
-from .language_model import LanguageModel
+from .language_model import WINDOW_NAME, LanguageModel
 
 BUNDLED = Path(__file__).parent / "assets" / "bundled"
 BLOCK, CONTROL = "fast_weights", "control"  # names of block files
@@ -116,7 +116,9 @@ def load_model(
     source = str(folder if local else name)
     network = _load_network(source, dtype or torch.float32, local)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local, trust_remote_code=False)
+        found = AutoTokenizer.from_pretrained(source, local_files_only=local, trust_remote_code=False)
+        # Some families make an empty tokenizer, with a BOS of its own, where there is none.
+        tokenizer = found if found("a", add_special_tokens=False)["input_ids"] else None
     except (OSError, ValueError):
         tokenizer = None  # a model can be read by token ids; encode() says what is missing
     model = LanguageModel(network, tokenizer)
@@ -166,6 +168,7 @@ def _load_network(source: str, dtype: torch.dtype, local: bool) -> PreTrainedMod
             local_files_only=local,
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are reported below, by name
         )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         local_hint = "Is it damaged, or of another model?"
@@ -197,7 +200,7 @@ def _load_block(base: LanguageModel, path: Path) -> LanguageModel:
     body = {n.removeprefix("network."): t for n, t in tensors.items() if n.startswith("network.")}
     model = attach_fast_weights(base, facts["size"], rule, share_body=not body)
     assert model.block is not None
-    own = {n.removeprefix("block."): t for n, t in tensors.items() if n.startswith("block.")}
+    own = {n.removeprefix("block."): t for n, t in tensors.items() if not n.startswith("network.")}
     try:
         model.block.load_state_dict(own)
         unknown = model.network.load_state_dict(body, strict=False).unexpected_keys
@@ -231,7 +234,9 @@ def save_model(
     for name in getattr(base.network, "_tied_weights_keys", None) or {}:
         if base.network.config.tie_word_embeddings:
             weights.pop(name, None)  # the same tensor under another name
-    base.network.config.save_pretrained(folder)
+    config = copy.deepcopy(base.network.config)
+    setattr(config, WINDOW_NAME, base.window)
+    config.save_pretrained(folder)
     write_tensors(weights, folder / "model.safetensors", {"format": "pt"})
     if model.tokenizer is not None:
         model.tokenizer.save_pretrained(folder)
