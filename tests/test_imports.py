@@ -10,7 +10,7 @@ import pytest
 import fwl_lab
 import widgets
 
-TORCH = ("torch", "transformers", "tokenizers", "safetensors", "accelerate")
+TORCH = ("torch", "transformers", "tokenizers", "safetensors")
 VIEWS = ("plotly", "ipywidgets", "anywidget", "widgets")
 TORCH_FREE = [
     "fwl_lab",
