@@ -213,6 +213,10 @@ def huggingface_corpus(
         ) from error
     if text_column not in rows.column_names:
         raise ValueError(f"{name!r} has no column {text_column!r}; it has {', '.join(rows.column_names)}.")
-    width = len(str(len(rows)))
-    texts = ((f"{name}/{split}/{i:0{width}d}", row[text_column]) for i, row in enumerate(rows))
-    return [Document(key, check_text(text, key)) for key, text in texts if text]
+    texts = [row[text_column] for row in rows]
+    other = next((type(text).__name__ for text in texts if not isinstance(text, str | None)), None)
+    if other is not None:
+        raise ValueError(f"column {text_column!r} of {name!r} holds {other}, not text; pass text_column=...")
+    width = len(str(len(texts)))
+    named = ((f"{name}/{split}/{i:0{width}d}", text) for i, text in enumerate(texts))
+    return [Document(key, check_text(text, key)) for key, text in named if text]
