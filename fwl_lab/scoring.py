@@ -78,6 +78,8 @@ def score(
         raise ValueError("documents is empty; expected at least one Document.")
     if max_tokens is not None and max_tokens < 1:
         raise ValueError(f"max_tokens is {max_tokens}; expected at least 1, or None for whole documents.")
+    if path is not None and Path(path).expanduser().exists() and not schema.is_trace(Path(path).expanduser()):
+        raise ValueError(f"{path} exists and is not a trace; nothing was read. Choose another path")
     encodings = [model.encode_text(document.text).head(max_tokens) for document in documents]
     lengths = [len(encoding.ids) for encoding in encodings]
     starts = np.cumsum([0, *lengths])

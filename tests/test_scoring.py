@@ -1,0 +1,198 @@
+"""The loop that scores: a valid trace, the readers' own numbers, norms of what they learned."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from models import DOCUMENTS, INNER_BATCH, READERS, SEGMENT, fill_block, make_text_model
+from torch import Tensor
+
+from fwl_lab import (
+    Document,
+    LanguageModel,
+    Reader,
+    Recorder,
+    StaticReader,
+    UpdateRule,
+    attach_fast_weights,
+    corpus_hash,
+    make_readers,
+    open_trace,
+    score,
+)
+from fwl_lab.trace import validate
+
+
+@pytest.fixture(scope="module")
+def model() -> LanguageModel:
+    return fill_block(attach_fast_weights(make_text_model("mistral"), 6, UpdateRule(inner_batch=INNER_BATCH)))
+
+
+def readers_of(model: LanguageModel, *names: str) -> dict[str, Reader]:
+    return {name: READERS[name](model) for name in names or READERS}
+
+
+def test_a_trace_holds_the_readers_own_scores(model: LanguageModel) -> None:
+    trace = validate(score(model, DOCUMENTS, readers_of(model), progress=False))
+    assert [str(name) for name in trace["reader"].values] == list(READERS)
+    encodings = [model.encode_text(document.text) for document in DOCUMENTS]
+    for name in READERS:
+        expected = [READERS[name](model).read(encoding.ids[None]).nll[0] for encoding in encodings]
+        # Calls and rows are the same, so the numbers are; a trace keeps them in float64.
+        np.testing.assert_array_equal(trace["nll"].sel(reader=name).values, torch.cat(expected).double().numpy())
+    np.testing.assert_array_equal(trace["token_id"].values, torch.cat([e.ids for e in encodings]).numpy())
+    assert "".join(trace["token_text"].values) == "".join(document.text for document in DOCUMENTS)
+    assert trace["byte_count"].values.sum() == sum(len(document.text.encode()) for document in DOCUMENTS)
+    assert trace["document_name"].values.tolist() == [document.name for document in DOCUMENTS]
+    assert bool((trace["seconds"] > 0).all()) and "update_norm" not in trace
+    configurations = json.loads(trace.attrs["readers"])
+    assert configurations["fwl"]["inner_batch"] == INNER_BATCH and configurations["sgd"]["lr"] == 0.05
+    assert trace.attrs["corpus_hash"] == corpus_hash(DOCUMENTS)
+    assert trace.attrs["model_hash"] == model.weight_hash()
+    assert (trace.attrs["dtype"], trace.attrs["carry"], trace.attrs["max_tokens"]) == ("float32", "false", 0)
+
+
+def test_no_score_depends_on_the_call_s_length(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = score(model, DOCUMENTS[:1], readers_of(model, "base", "fwl"), progress=False)
+    monkeypatch.setattr("fwl_lab.scoring.CALL", 7)
+    cut = score(model, DOCUMENTS[:1], readers_of(model, "base", "fwl"), progress=False)
+    np.testing.assert_allclose(cut["nll"], whole["nll"], rtol=0, atol=1e-4)  # float32
+
+
+@pytest.mark.parametrize("name", ["fwl", "sgd"])
+@pytest.mark.parametrize("carry", [False, True])
+def test_norms_are_those_of_the_fast_weights(name: str, carry: bool, model: LanguageModel) -> None:
+    readers = readers_of(model, "base", name)
+    trace = validate(score(model, DOCUMENTS[:3], readers, Recorder(), carry=carry, progress=False))
+    every, start = (INNER_BATCH if name == "fwl" else SEGMENT), 0
+    reader = READERS[name](model)
+    grid = trace["update_token"].values.tolist()
+    recorded = trace.sel(reader=name)
+    zero = {n: torch.zeros(()) for n in reader.slow_weights()}
+    expected_grid, before = [], zero
+    for document in DOCUMENTS[:3]:
+        reader.reset(carry=carry)
+        before = before if carry else zero
+        ids = model.encode(document.text)
+        for stop in range(every, len(ids) + 1, every):
+            reader.read(ids[None, stop - every : stop])
+            expected_grid.append(start + stop - 1)
+            now = {n: delta[0].clone() for n, delta in reader.fast_weights().items()}
+            update = recorded.isel(update=grid.index(start + stop - 1))
+            for n, delta in now.items():
+                values = update.sel(parameter=n)
+                assert float(values["drift"]) == pytest.approx(float(delta.norm()), rel=1e-3, abs=1e-6)
+                assert float(values["update_norm"]) == pytest.approx(
+                    float((delta - before[n]).norm()), rel=1e-2, abs=1e-5
+                )
+            before = now
+        rest = ids[None, len(ids) // every * every :]
+        reader.read(rest)
+        if carry:
+            # What a partial inner batch taught is carried too, and counts from the next document's start.
+            before = {n: delta[0].clone() for n, delta in reader.fast_weights().items()}
+        start += len(ids)
+    assert grid == expected_grid and len(grid) > 6
+    assert bool(trace.sel(reader="base")["drift"].isnull().all())
+    assert float(recorded["drift"].max()) > 0.01
+
+
+def test_carry_keeps_what_was_learned(model: LanguageModel) -> None:
+    reset, carried = (
+        score(model, DOCUMENTS[:2], readers_of(model, "base", "fwl"), carry=carry, progress=False)
+        for carry in (False, True)
+    )
+    first = reset["document"].values == 0
+    difference = np.abs(reset["nll"] - carried["nll"])
+    assert float(difference.sel(reader="base").max()) == 0.0
+    assert float(difference.sel(reader="fwl").values[first].max()) == 0.0
+    assert float(difference.sel(reader="fwl").values[~first].max()) > 0.01
+    assert carried.attrs["carry"] == "true"
+
+
+def test_a_used_reader_is_read_afresh(model: LanguageModel) -> None:
+    readers = readers_of(model, "fwl")
+    traces = [score(model, DOCUMENTS[:2], readers, carry=True, progress=False) for _ in range(2)]
+    np.testing.assert_array_equal(*(trace["nll"].values for trace in traces))
+
+
+def test_max_tokens_cuts_every_document(model: LanguageModel) -> None:
+    whole = score(model, DOCUMENTS, readers_of(model, "base"), progress=False)
+    cut = validate(score(model, DOCUMENTS, readers_of(model, "base"), max_tokens=9, progress=False))
+    assert cut.sizes["token"] == 9 * len(DOCUMENTS) and cut.attrs["max_tokens"] == 9
+    kept = whole["position"].values < 9
+    np.testing.assert_allclose(cut["nll"].values, whole["nll"].values[:, kept], rtol=0, atol=1e-5)
+    assert cut["document_bytes"].values.tolist() == [
+        sum(model.encode_text(document.text).bytes[:9]) for document in DOCUMENTS
+    ]
+
+
+def test_a_path_gives_the_saved_trace(model: LanguageModel, tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "trace.zarr"
+    trace = score(model, DOCUMENTS[:1], readers_of(model, "base"), path=path, progress=False)
+    np.testing.assert_array_equal(open_trace(path)["nll"].values, trace["nll"].values)
+    assert trace["nll"].encoding.get("source") or trace.encoding.get("source")  # opened from the folder
+
+
+def test_bad_arguments(model: LanguageModel, tmp_path: Path) -> None:
+    readers = readers_of(model, "base")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").write_text("mine")
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"readers": {}}, "readers is empty; expected at least one"),
+        ({"documents": []}, "documents is empty; expected at least one Document"),
+        ({"max_tokens": 0}, "max_tokens is 0; expected at least 1"),
+        ({"documents": [Document("nothing", "")]}, "is empty: a document needs at least one character"),
+        ({"documents": [Document("half", "ab\udc80")]}, r"lone surrogate U\+DC80 at character 2"),
+        ({"path": tmp_path / "other"}, "exists and is not a trace"),
+    ]
+    for arguments, message in cases:
+        with pytest.raises(ValueError, match=message):
+            score(**({"model": model, "documents": DOCUMENTS, "readers": readers, "progress": False} | arguments))
+    assert (tmp_path / "other" / "file").read_text() == "mine"
+    with pytest.raises(ValueError, match="records nothing"):
+        Recorder(norms=False)
+
+
+def test_nothing_is_read_for_a_path_that_cannot_be_written(model: LanguageModel, tmp_path: Path) -> None:
+    class Untouchable(StaticReader):
+        def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+            raise AssertionError("a document was read")
+
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="exists and is not a trace"):
+        score(model, DOCUMENTS, {"base": Untouchable(model)}, path=tmp_path, progress=False)
+
+
+class Fails(StaticReader):
+    """Gives up in its second document."""
+
+    def _start(self) -> None:
+        super()._start()
+        self.documents = getattr(self, "documents", 0) + 1
+
+    def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        if self.documents > 3:  # made, score() has reset it, two documents
+            raise FloatingPointError("the score of token 3 is nan")
+        return super()._read(inputs, labels, weights)
+
+
+def test_an_error_leaves_no_observer_and_no_trace(model: LanguageModel, tmp_path: Path) -> None:
+    readers = readers_of(model, "fwl") | {"fails": Fails(model)}
+    with pytest.raises(FloatingPointError, match="token 3 is nan"):
+        score(model, DOCUMENTS, readers, Recorder(), path=tmp_path / "trace.zarr", progress=False)
+    assert not list(tmp_path.iterdir())
+    assert all(not reader._observers for reader in readers.values())
+
+
+def test_the_usual_readers_read(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(model.base.provenance, "dynamic_evaluation", {"rule": "sgd", "lr": 0.05})
+    document = Document("all", "".join(document.text for document in DOCUMENTS))  # more than one segment
+    trace = validate(score(model, [document], make_readers(model), Recorder(), progress=False))
+    assert trace["reader"].values.tolist() == ["base", "static", "dynamic_evaluation", "fwl"]
+    nll = trace["nll"].values
+    assert all(float(np.abs(nll[0] - nll[i]).max()) > 0.01 for i in (1, 2, 3))
+    assert json.loads(trace.attrs["readers"])["dynamic_evaluation"]["lr"] == 0.05
