@@ -152,6 +152,8 @@ class _Run:
         self.model, self.config = model, config
         self.names = dict(_learning(model, config))
         model.train().requires_grad_(False)
+        if config.mode in ("retrofit", "slow-control") and config.last_layers == 0:
+            model.network.eval()  # a frozen body is read as readers read it, without dropout
         for parameter in self.names.values():
             parameter.requires_grad_(True)
         steps = [p for n, p in self.names.items() if n == "block.steps"]
