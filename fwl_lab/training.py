@@ -149,10 +149,16 @@ class _Run:
                 f"mode {config.mode!r} {'trains a model without' if config.mode == 'base' else 'needs a model with'} "
                 "a fast-weight block; see attach_fast_weights."
             )
+        body_learns = config.mode == "joint" or config.last_layers != 0
+        if config.mode != "base" and body_learns and model.network is model.base.network:
+            raise ValueError(
+                "this run trains the body, which the model shares with its base: the base would change too. "
+                "Use attach_fast_weights(..., share_body=False)."
+            )
         self.model, self.config = model, config
         self.names = dict(_learning(model, config))
         model.train().requires_grad_(False)
-        if config.mode in ("retrofit", "slow-control") and config.last_layers == 0:
+        if config.mode != "base" and not body_learns:
             model.network.eval()  # a frozen body is read as readers read it, without dropout
         for parameter in self.names.values():
             parameter.requires_grad_(True)
@@ -186,13 +192,16 @@ class _Run:
         batch = Batch(*(x.to(device) for x in batch))
         for group in self.optimizer.param_groups:
             group["lr"] = group["base"] * self.config.rate(self.step)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            nll = self._nll(batch)
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            # What dropout drops is a function of the step too, so that a resumed run goes on alike.
+            torch.manual_seed((self.config.seed << 32) + self.step)
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+                nll = self._nll(batch)
         count = int(batch.valid.sum())
         loss = nll.sum() / count
         if not bool(loss.isfinite()):
             raise FloatingPointError(
-                f"the loss of step {self.step} is {float(loss)}; lower the learning rates or raise the warm-up. "
+                f"the loss of step {self.step} is {float(loss.detach())}; lower the learning rates or raise the warm-up. "
                 "The last checkpoint is whole."
             )
         loss.backward()
@@ -215,7 +224,7 @@ class _Run:
         if self.config.mode == "base":
             return model(batch.inputs, self.context, batch.labels)[0]
         self.context = self.context.reset_rows(batch.fresh)
-        frozen_body = self.config.last_layers == 0
+        frozen_body = self.config.mode != "joint" and self.config.last_layers == 0
         with torch.set_grad_enabled(not frozen_body):
             residual, context = model.read(batch.inputs, self.context, batch.valid)
         self.context = detach(context)
