@@ -162,6 +162,54 @@ def test_summary_table_has_units_and_the_analysis_figures(trace):
     assert "nats / token, mean of documents" not in figures.summary_table(make_trace(documents=1))
 
 
+CURVE = [{"step": 20 * i, "tokens": 80 * i, "loss": 4.0 / i, "seconds": 1.0 * i} for i in range(1, 6)]
+
+
+def test_training_curve_shows_loss_over_tokens():
+    figure = figures.plot_training_curve(CURVE)
+    (line,) = figure.data
+    assert list(line.x) == [80, 160, 240, 320, 400]
+    assert list(line.y) == [4.0 / i for i in range(1, 6)]
+    assert list(line.customdata) == [20, 40, 60, 80, 100]
+    assert _y_title(figure) == "loss [nat / token]"
+    assert figure.layout.xaxis.title.text == "tokens seen [token]"
+    assert figure.layout.title.subtitle.text.startswith("5 points")
+
+
+def test_training_curve_of_one_point_or_none_is_still_a_figure():
+    (point,) = figures.plot_training_curve(CURVE[:1]).data
+    assert point.mode == "markers"
+    empty = figures.plot_training_curve([])
+    assert len(empty.data[0].x) == 0
+    assert "no point yet" in empty.layout.title.subtitle.text
+
+
+def test_trials_show_the_valley_and_count_what_diverged():
+    trials = [
+        {"rule": "sgd", "lr": 0.1, "decay": 0.0, "nats": 2.0},
+        {"rule": "sgd", "lr": 0.1, "decay": 0.03, "nats": 1.9},
+        {"rule": "sgd", "lr": 0.01, "decay": 0.0, "nats": 3.0},
+        {"rule": "sgd", "lr": 1.0, "decay": 0.0, "nats": 40.0},
+        {"rule": "sgd", "lr": 3.0, "decay": 0.0, "nats": None},
+        {"rule": "rms_2018", "lr": 1e-3, "decay": 0.0, "nats": float("inf")},
+        {"rule": "rms_2018", "lr": 1e-4, "decay": 0.0, "nats": 2.5},
+    ]
+    figure = figures.plot_trials(trials)
+    lines = _lines(figure)
+    assert list(lines["sgd"].x) == [0.01, 0.1, 1.0]
+    assert list(lines["sgd"].y) == [3.0, 2.0, 40.0]
+    assert list(lines["rms_2018"].y) == [2.5]
+    decayed = lines["sgd with decay"]
+    assert (list(decayed.y), list(decayed.customdata), decayed.mode) == ([1.9], [0.03], "markers")
+    assert figure.layout.title.subtitle.text == "7 trials, 2 of them diverged"
+    assert (figure.layout.xaxis.type, figure.layout.xaxis.title.text) == ("log", "step size")
+    low, high = figure.layout.yaxis.range
+    assert low < 1.9
+    assert 3.0 < high < 40.0
+    assert _y_title(figure) == "NLL [nat / token]"
+    assert not figures.plot_trials([{"rule": "sgd", "lr": 1.0, "nats": None}]).data
+
+
 def test_a_reader_has_one_colour_in_every_figure(trace):
     everywhere = [
         figures.plot_cumulative_nll(trace),
