@@ -14,7 +14,7 @@ unexport JUPYTER_PATH
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo lab evaluate wikitext test test-slow check format clean
+.PHONY: help demo lab evaluate wikitext train tune test test-slow check format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -25,12 +25,18 @@ demo: $(STAMP)  ## read one document; a report in runs/quickstart (DEMO="-p max_
 lab: $(STAMP)  ## JupyterLab on notebooks/
 	$(BIN) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks
 
-evaluate: $(STAMP)  ## the README's figures, on the test split; a report in runs/evaluation (EVALUATE="-p ...")
+evaluate: $(STAMP)  ## the README's figures, on the test split; a report in runs/evaluation (EVALUATE="-p documents 5")
 	$(REPORT) notebooks/01_evaluation.ipynb runs/evaluation $(EVALUATE)
 
 wikitext: $(STAMP)  ## the same figures on WikiText articles: make wikitext WIKITEXT=path/to/wiki.valid.tokens
 	@test -n "$(WIKITEXT)" || { echo 'error: which articles? make wikitext WIKITEXT=path/to/wiki.valid.tokens' >&2; exit 1; }
-	$(REPORT) notebooks/01_evaluation.ipynb runs/wikitext -p path "$(WIKITEXT)" $(EVALUATE)
+	$(REPORT) notebooks/01_evaluation.ipynb runs/wikitext -p corpus wikitext -p path "$(WIKITEXT)" $(EVALUATE)
+
+train: $(STAMP)  ## train a model; it and a report in runs/train (TRAIN="-p mode retrofit -p steps 1000", RUN=another/folder)
+	$(REPORT) notebooks/train.ipynb $(or $(RUN),runs/train) $(TRAIN)
+
+tune: $(STAMP)  ## choose dynamic evaluation's rule for a model; both in runs/tune (TUNE="-p model runs/train/model")
+	$(REPORT) notebooks/tune.ipynb $(or $(RUN),runs/tune) $(TUNE)
 
 test: $(STAMP)  ## the core tests: no network, no GPU, under two minutes (PYTEST="-k trace" narrows)
 	$(BIN) -m pytest -m "not slow and not browser and not gpu" $(PYTEST)

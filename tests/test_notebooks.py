@@ -1,0 +1,263 @@
+"""Notebooks: how they are written, and that each runs from its parameters to what it leaves behind."""
+
+import ast
+import dataclasses
+import itertools
+import json
+import random
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from fwl_lab import Document, LanguageModel, UpdateRule, attach_fast_weights, load_model, new_model, open_trace, train
+from fwl_lab.loading import read_tensors
+from fwl_lab.readers import FastWeightReader, StaticReader
+from fwl_lab.training import TrainingConfig
+from widgets.report import check_parameters, notebook_parameters, run_notebook, write_report
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+LINES = 15
+
+
+def _code(path: Path) -> list[nbformat.NotebookNode]:
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def _is_parameters(cell: nbformat.NotebookNode) -> bool:
+    return "parameters" in cell.metadata.get("tags", [])
+
+
+def test_all_notebooks_are_found():
+    assert {path.stem for path in NOTEBOOKS} >= {"00_quickstart", "01_evaluation", "train", "tune"}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+class TestHowTheyAreWritten:
+    def test_one_cell_of_parameters_with_literal_values(self, path):
+        (cell,) = filter(_is_parameters, _code(path))
+        statements = ast.parse(cell.source).body
+        assert all(isinstance(statement, ast.Assign) for statement in statements)
+        for statement in statements:
+            assert isinstance(statement, ast.Assign)
+            ast.literal_eval(statement.value)
+        assert notebook_parameters(path)["output"].startswith("runs/")
+
+    def test_no_output_is_stored(self, path):
+        for cell in _code(path):
+            assert cell.outputs == []
+            assert cell.execution_count is None
+
+    def test_cells_are_short_and_define_nothing(self, path):
+        for cell in _code(path):
+            # A list of parameters is as long as it is.
+            assert _is_parameters(cell) or len(cell.source.splitlines()) <= LINES, cell.source
+            defined = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+            assert not [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, defined)], cell.source
+
+    def test_text_says_what_each_picture_shows(self, path):
+        cells = nbformat.read(path, as_version=4).cells
+        assert cells[0].source.startswith("# ")
+        for before, cell in itertools.pairwise(cells):
+            if cell.cell_type == "code" and "figures.plot_" in cell.source:
+                assert before.cell_type == "markdown" or "train(" in before.source, cell.source
+
+    def test_an_unknown_parameter_is_an_error(self, path, tmp_path):
+        with pytest.raises(ValueError, match=r"has no parameter 'maks_tokens'; it has .*output"):
+            run_notebook(path, tmp_path / "out", {"maks_tokens": 1})
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("path", [FOLDER / "01_evaluation.ipynb", FOLDER / "train.ipynb"], ids=lambda path: path.stem)
+def test_a_parameter_of_another_type_is_an_error(path):
+    with pytest.raises(ValueError, match="parameter 'seed'"):
+        check_parameters(path, {"seed": "many"})
+
+
+def _text(rng: random.Random) -> str:
+    """A little program in which the same few names come again and again."""
+    names = [f"{word}_{rng.randrange(100)}" for word in ("value", "total", "reader", "score", "token")]
+    return "".join(
+        f"def {rng.choice(names)}({rng.choice(names)}):\n    return {rng.choice(names)} + {rng.choice(names)}\n\n"
+        for _ in range(40)
+    )
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 20 small documents, and one of a few words."""
+    folder, rng = tmp_path_factory.mktemp("texts"), random.Random(0)
+    for index in range(20):
+        (folder / f"{index:02}.txt").write_text(_text(rng), encoding="utf-8")
+    (folder / "short.txt").write_text("return value\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model_folder(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model with a block that adapts, both a little trained."""
+    documents = [Document(path.name, path.read_text(encoding="utf-8")) for path in sorted(texts.glob("[0-9]*"))]
+    base = new_model(documents, hidden_size=128, layers=1, vocab_size=400, window=64)
+    config = TrainingConfig(mode="base", steps=30, rows=4, tokens=64, learning_rate=3e-3, warmup=5)
+    train(base, documents, config, progress=False)
+    model = attach_fast_weights(base, 8, UpdateRule(inner_batch=16, initial_step=0.01))
+    train(model, documents, dataclasses.replace(config, mode="retrofit", steps=5), progress=False)
+    model.provenance = {
+        "name": "tiny",
+        "training": [{"mode": "base", "tokens": 7680}, {"mode": "retrofit", "tokens": 1280}],
+        "dynamic_evaluation": {"rule": "sgd", "lr": 0.05},
+        "validation": {"base": 1.0},
+    }
+    folder = tmp_path_factory.mktemp("model")
+    model.save(folder, block="control")
+    model.save(folder)
+    return folder
+
+
+def _run(name: str, folder: Path, **parameters: object) -> Path:
+    return run_notebook(FOLDER / f"{name}.ipynb", folder, parameters, progress=False)
+
+
+def _said(executed: Path) -> str:
+    """All that an executed notebook printed; nothing of it an error or a warning."""
+    cells = _code(executed)
+    streams = [output for cell in cells for output in cell.outputs if output.output_type == "stream"]
+    assert not [stream.text for stream in streams if "Warning" in stream.text or "Traceback" in stream.text]
+    return "".join(stream.text for stream in streams)
+
+
+def _nll(trace: xr.Dataset, reader: str, document: int) -> np.ndarray:
+    return trace.nll.sel(reader=reader).values[trace.document.values == document]
+
+
+def _ids(model: LanguageModel, path: Path, tokens: int) -> torch.Tensor:
+    return model.encode(path.read_text(encoding="utf-8"))[None, :tokens]
+
+
+def test_quickstart_reads_a_users_text(texts, model_folder, tmp_path):
+    executed = _run(
+        "00_quickstart", tmp_path, model=str(model_folder), path=str(texts), document="03.txt", max_tokens=200, seed=5
+    )
+    assert "03.txt" in _said(executed)
+    trace, model = open_trace(tmp_path / "trace.zarr"), load_model(model_folder)
+    assert trace.reader.values.tolist() == ["base", "static", "dynamic_evaluation", "fwl"]
+    assert (trace.attrs["seed"], trace.attrs["max_tokens"], trace.attrs["model_name"]) == (5, 200, "tiny")
+    ids = _ids(model, texts / "03.txt", 200)
+    for name, reader in (("base", StaticReader(model.base)), ("fwl", FastWeightReader(model))):
+        np.testing.assert_allclose(_nll(trace, name, 0), reader.read(ids).nll[0].numpy(), atol=1e-5)
+    assert np.abs(_nll(trace, "fwl", 0) - _nll(trace, "static", 0)).max() > 0.01
+    assert "drift" in trace
+    assert "03.txt" in (tmp_path / "document.html").read_text(encoding="utf-8")
+    page = write_report(executed, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count('<script type="application/json">') == 6
+
+
+def test_training_a_block_leaves_a_model_a_trace_and_where_it_came_from(texts, model_folder, tmp_path):
+    options = {"steps": 20, "rows": 1, "tokens": 32, "warmup": 2, "size": 4, "inner_batch": 8, "initial_step": 0.01}
+    source = {"model": str(model_folder), "corpus": "text", "path": str(texts)}
+    _said(_run("train", tmp_path, **source, **options, validation_documents=1, validation_tokens=100))
+    trained, given = load_model(tmp_path / "model"), load_model(model_folder)
+    assert trained.block is not None
+    assert (trained.block.size, trained.block.rule.inner_batch) == (4, 8)
+    assert trained.base.weight_hash() == given.base.weight_hash()
+    assert bool(trained.block.W2.any())
+    facts = trained.provenance
+    assert [run["mode"] for run in facts["training"]] == ["base", "retrofit"]
+    run = facts["training"][-1]
+    assert run["config"]["steps"] == 20
+    assert run["tokens"] == 20 * 32
+    assert [point["step"] for point in run["curve"]] == [20]
+    assert facts["dynamic_evaluation"] == {"rule": "sgd", "lr": 0.05}
+    # The last tenth of 21 documents, sorted by name, is held out; of these the one long enough is read.
+    trace = open_trace(tmp_path / "trace.zarr")
+    assert trace.document_name.values.tolist() == ["19.txt"]
+    for name in ("base", "static", "fwl"):
+        assert facts["validation"][name] == pytest.approx(float(trace.nll.sel(reader=name).mean()))
+    ids = _ids(trained, texts / "19.txt", 100)
+    expected = FastWeightReader(trained).read(ids).nll[0].numpy()
+    np.testing.assert_allclose(_nll(trace, "fwl", 0), expected, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["base", "joint", "slow-control"])
+def test_other_kinds_of_training(texts, model_folder, tmp_path, mode):
+    shape = {"hidden_size": 128, "layers": 1, "vocab_size": 300, "window": 32}
+    options = {"steps": 3, "rows": 2, "tokens": 32, "warmup": 1, "size": 4, "initial_step": 0.01, "dtype": "bfloat16"}
+    source = {"corpus": "text", "path": str(texts)} | ({} if mode == "base" else {"model": str(model_folder)})
+    _said(_run("train", tmp_path, mode=mode, **source, **options, new_model_shape=shape, validation_tokens=60))
+    trained, given = load_model(tmp_path / "model"), load_model(model_folder)
+    trace = open_trace(tmp_path / "trace.zarr")
+    stored, _ = read_tensors(tmp_path / "model" / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values() if tensor.ndim == 2} == {torch.bfloat16}
+    if mode == "base":
+        assert trained.block is None
+        assert (trained.vocab_size, trained.window) == (300, 32)
+        assert trace.reader.values.tolist() == ["base"]
+        assert "dynamic_evaluation" not in trained.provenance
+        return
+    # The base is the given one, stored in bfloat16.
+    for name, parameter in trained.base.network.named_parameters():
+        assert torch.allclose(parameter, dict(given.base.network.named_parameters())[name], rtol=2**-8, atol=0)
+    assert trace.reader.values.tolist() == (["base", "static"] if mode == "slow-control" else ["base", "static", "fwl"])
+    assert (trained.network is trained.base.network) == (mode == "slow-control")
+
+
+@pytest.mark.slow
+def test_a_run_started_again_goes_on_from_its_checkpoint(texts, model_folder, tmp_path):
+    options = {"steps": 4, "rows": 1, "tokens": 32, "warmup": 1, "size": 4, "initial_step": 0.01, "checkpoint_every": 2}
+    source = {"model": str(model_folder), "corpus": "text", "path": str(texts), "validation_tokens": 40}
+    _run("train", tmp_path, **source, **options)
+    first = load_model(tmp_path / "model").weight_hash()
+    written = (tmp_path / "checkpoint.safetensors").stat().st_mtime_ns
+    _run("train", tmp_path, **source, **options)
+    assert load_model(tmp_path / "model").weight_hash() == first
+    assert (tmp_path / "checkpoint.safetensors").stat().st_mtime_ns == written  # nothing was trained again
+
+
+@pytest.mark.slow
+def test_evaluation_keeps_every_figure_of_its_tables(texts, model_folder, tmp_path):
+    executed = _run(
+        "01_evaluation", tmp_path, model=str(model_folder), corpus="text", path=str(texts),
+        documents=10, max_tokens=700, table_tokens=300,
+    )  # fmt: skip
+    assert "21 documents; 1 with fewer than 256 tokens left out; 10 read" in _said(executed)
+    trace = open_trace(tmp_path / "trace.zarr").load()
+    summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    names = ["base", "static", "dynamic_evaluation", "fwl", "slow_control"]
+    assert list(summary["readers"]) == trace.reader.values.tolist() == names
+    # The control that lies beside the block is here the block itself, so it reads as "static" does.
+    np.testing.assert_array_equal(trace.nll.sel(reader="slow_control"), trace.nll.sel(reader="static"))
+    assert summary["document_names"] == [f"{i:02}.txt" for i in np.linspace(0, 19, 10).round().astype(int)]
+    early = trace.nll.isel(token=trace.position.values < 300)
+    for name in names:
+        assert summary["readers"][name]["nats_per_token"] == pytest.approx(float(early.sel(reader=name).mean()))
+    gain = float((early.sel(reader="base") - early.sel(reader="fwl")).mean())
+    micro = summary["readers"]["fwl"]["gain"]["micro"]
+    assert micro["mean"] == pytest.approx(gain)
+    assert micro["low"] < gain < micro["high"]
+    assert [bucket["start"] for bucket in summary["buckets"]] == [0, 512]
+    assert sum(bucket["tokens"] for bucket in summary["buckets"]) == trace.sizes["token"]
+    seconds = dict(zip(names, trace.seconds.values, strict=True))
+    ratio = summary["readers"]["fwl"]["time_over_dynamic_evaluation"]
+    assert ratio == pytest.approx(seconds["fwl"] / seconds["dynamic_evaluation"])
+    assert summary["provenance"]["corpus_hash"] == trace.attrs["corpus_hash"]
+
+
+@pytest.mark.slow
+def test_tuning_writes_the_best_rule_into_the_model(texts, model_folder, tmp_path):
+    source = {"model": str(model_folder), "corpus": "text", "path": str(texts)}
+    _said(_run("tune", tmp_path, **source, documents=1, max_tokens=128, statistics_batches=0))
+    tuned, given = load_model(tmp_path / "model"), load_model(model_folder)
+    assert tuned.weight_hash() == given.weight_hash()
+    assert load_model(tmp_path / "model", block="control").weight_hash() == tuned.weight_hash()
+    facts = tuned.provenance["dynamic_evaluation"]
+    nats = [trial["nats"] for trial in facts["trials"] if trial["nats"] is not None]
+    assert facts["rule"] == "sgd"
+    assert facts["nats"] == min(nats) == nats[0]
+    assert len(nats) > 5
+    ids = _ids(given, texts / "19.txt", 128)
+    assert facts["base_nats"] == pytest.approx(float(StaticReader(given.base).read(ids).nll.mean()), abs=1e-5)
