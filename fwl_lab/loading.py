@@ -259,8 +259,11 @@ def save_model(
 def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file so that `path` holds either what it held or all of the new one."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, aside, metadata)
-    aside.replace(path)
+    try:
+        save_file(tensors, aside, metadata)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def read_tensors(

@@ -201,8 +201,8 @@ class _Run:
         loss = nll.sum() / count
         if not bool(loss.isfinite()):
             raise FloatingPointError(
-                f"the loss of step {self.step} is {float(loss.detach())}; lower the learning rates or raise the warm-up. "
-                "The last checkpoint is whole."
+                f"the loss of step {self.step} is {float(loss.detach())}; lower the learning rates or raise the "
+                "warm-up. The last checkpoint is whole."
             )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.names.values(), self.config.clip)
