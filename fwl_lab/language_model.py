@@ -16,6 +16,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from .corpus import check_text
 from .fast_weights import FastWeightBlock
 from .fast_weights.cross_entropy import token_nll
+from .optimizers import GradientStatistics
 from .precision import RMSNorm, make_exact, root_mean_square
 from .windows import Context, read_body
 
@@ -108,6 +109,7 @@ class LanguageModel(nn.Module):
         self.block = block
         self.provenance: dict[str, Any] = {}
         self.token_counts: Any = None
+        self.gradient_statistics: GradientStatistics | None = None
         # Kept out of the registered modules: a base that shares the network would appear twice among them.
         self.__dict__["_base"] = base
 
@@ -127,9 +129,14 @@ class LanguageModel(nn.Module):
             return self
         if self.__dict__["_base"] is None:
             base = LanguageModel(self.network, self.tokenizer, window=self.window)
-            base.provenance, base.token_counts = self.provenance, self.token_counts
+            base.inherit(self)
             self.__dict__["_base"] = base
         return self.__dict__["_base"]
+
+    def inherit(self, other: "LanguageModel") -> None:
+        """Take over what is known of a model beside its weights: provenance, token counts, gradient statistics."""
+        self.provenance, self.token_counts = other.provenance, other.token_counts
+        self.gradient_statistics = other.gradient_statistics
 
     @property
     def final_norm(self) -> nn.LayerNorm | RMSNorm:

@@ -5,7 +5,8 @@ A folder holds a Hugging Face model and tokenizer and, beside them,
 - `fast_weights.safetensors`: the block, and those weights of the body that were trained with it;
 - `control.safetensors`: the same of its slow control (same size, same training, no fast weights), where there is one;
 - `provenance.json`: how the model came about, and what was measured and tuned on validation documents;
-- `token_counts.safetensors`: how often each token occurs in the training documents.
+- `token_counts.safetensors`: how often each token occurs in the training documents;
+- `gradient_statistics.safetensors`: what the RMS rules of dynamic evaluation divide by, where such a rule was tuned.
 """
 
 import copy
@@ -24,10 +25,12 @@ from transformers.utils import logging as transformers_logging
 
 from .fast_weights import FastWeightBlock, UpdateRule
 from .language_model import WINDOW_NAME, LanguageModel
+from .optimizers import GradientStatistics
 
 BUNDLED = Path(__file__).parent / "assets" / "bundled"
 BLOCK, CONTROL = "fast_weights", "control"  # names of block files
 BLOCK_FILE, PROVENANCE_FILE, COUNTS_FILE = f"{BLOCK}.safetensors", "provenance.json", "token_counts.safetensors"
+STATISTICS_FILE = "gradient_statistics.safetensors"
 
 
 def attach_fast_weights(
@@ -61,7 +64,7 @@ def attach_fast_weights(
         torch.manual_seed(seed)
         block = FastWeightBlock.attach(inner, network.get_output_embeddings(), size or inner.weight.shape[0], rule)
     attached = LanguageModel(network, base.tokenizer, window=base.window, block=block, base=base)
-    attached.provenance, attached.token_counts = base.provenance, base.token_counts
+    attached.inherit(base)
     return attached
 
 
@@ -132,8 +135,11 @@ def load_model(
             model.provenance = json.loads((folder / PROVENANCE_FILE).read_text())
         if (folder / COUNTS_FILE).exists():
             model.token_counts = read_tensors(folder / COUNTS_FILE)[0]["token_counts"].numpy()
+        if (folder / STATISTICS_FILE).exists():
+            tensors, _ = read_tensors(folder / STATISTICS_FILE, device)
+            model.gradient_statistics = GradientStatistics.from_tensors(tensors)
         if model.block is not None:
-            model.base.provenance, model.base.token_counts = model.provenance, model.token_counts
+            model.base.inherit(model)
     for part in (model, model.base):
         part.to(device)
     return model
@@ -242,6 +248,8 @@ def save_model(
         model.tokenizer.save_pretrained(folder)
     if model.token_counts is not None:
         write_tensors({"token_counts": torch.as_tensor(model.token_counts)}, folder / COUNTS_FILE)
+    if model.gradient_statistics is not None:
+        write_tensors(model.gradient_statistics.to_tensors(), folder / STATISTICS_FILE)
     (folder / PROVENANCE_FILE).write_text(json.dumps(model.provenance, indent=1) + "\n")
     if model.block is not None:
         tensors = {f"block.{n}": stored(t) for n, t in model.block.state_dict().items()}

@@ -81,7 +81,7 @@ class DynamicEvaluationReader(Reader):
         self.tuned: dict[str, Any] = {}
         if optimizer is None:
             self.tuned = model.provenance.get("dynamic_evaluation", {"rule": "sgd", "lr": UNTUNED_STEP, "tuned": False})
-            optimizer = make_optimizer(self.tuned)
+            optimizer = make_optimizer(self.tuned, model.gradient_statistics)
             if "tuned" in self.tuned:
                 log.warning("no dynamic-evaluation rule was tuned for this model; SGD with step %g", UNTUNED_STEP)
         self.make_optimizer = optimizer
