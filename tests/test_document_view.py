@@ -8,11 +8,11 @@ import xarray as xr
 from bs4 import BeautifulSoup, Tag
 from hypothesis import example, given
 from hypothesis import strategies as st
+from test_figures import contrast
 
 from fwl_lab import analysis
 from fwl_lab import trace as schema
 from fwl_lab.testing import make_trace
-from tests.test_figures import contrast
 from widgets import document_view
 from widgets.document_view import LEVELS, document_html, visible
 
