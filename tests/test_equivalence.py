@@ -120,7 +120,7 @@ def test_calls_may_be_cut_anywhere(cuts, inner_batch):
             state = out.state
             nll.append(out.nll)
     torch.testing.assert_close(torch.cat(nll, 1), whole.nll, rtol=0, atol=1e-10)  # worst seen: 2e-14
-    assert state.seen.tolist() == [150, 97]
+    assert state is not None and state.seen.tolist() == [150, 97]
     for name, value in state.fast_weights().items():
         torch.testing.assert_close(value, whole.state.fast_weights()[name], rtol=0, atol=1e-10)
 
