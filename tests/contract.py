@@ -18,12 +18,22 @@ def read_in_calls(make_reader: MakeReader, tokens: Tensor, cuts: Sequence[int]) 
 
 
 def check_causality(
-    make_reader: MakeReader, tokens: Tensor, position: int, *, row: int = 0, cuts: Sequence[int] = ()
+    make_reader: MakeReader,
+    tokens: Tensor,
+    position: int,
+    *,
+    row: int = 0,
+    cuts: Sequence[int] = (),
+    before: Tensor | None = None,
 ) -> None:
-    """Changing one token changes no score before it and no other row, bitwise; it does change what follows."""
+    """Changing one token changes no score before it and no other row, bitwise; it does change what follows.
+
+    `before` (B, T) is the NLL of the tokens as they are, where it is known already.
+    """
     changed = tokens.clone()
     changed[row, position] = (changed[row, position] + 1) % 2
-    before, after = (read_in_calls(make_reader, t, cuts) for t in (tokens, changed))
+    before = read_in_calls(make_reader, tokens, cuts) if before is None else before
+    after = read_in_calls(make_reader, changed, cuts)
     assert torch.equal(before[row, :position], after[row, :position]), f"token {position} changed a score before it"
     assert not torch.equal(before[row, position:], after[row, position:]), f"token {position} changed nothing"
     others = [r for r in range(len(tokens)) if r != row]
@@ -39,16 +49,21 @@ def check_partition(
     )
 
 
+def read_alone(make_reader: MakeReader, tokens: Tensor) -> list[Tensor]:
+    """NLL (T,) of each row, read by a reader of its own."""
+    return [read_in_calls(make_reader, row[None], ())[0] for row in tokens]
+
+
 def check_batch(
     make_reader: MakeReader,
     tokens: Tensor,
+    alone: Sequence[Tensor],
     lengths: Sequence[int],
     order: Sequence[int],
     *,
     tolerance: float = TOLERANCE,
 ) -> None:
-    """The same scores alone and in a batch, in any order and whatever padding follows; rows go on after padding."""
-    alone = [read_in_calls(make_reader, row[None], [n])[0] for row, n in zip(tokens, lengths, strict=True)]
+    """The same scores as each row `alone`, in any order and whatever padding follows; rows go on after padding."""
     longest, total = max(lengths), tokens.shape[1]
     # First call: each row's first tokens, then rubbish of weight 0. Second call: what each row has left, and rubbish.
     reader, scores = make_reader(), {row: torch.zeros(0) for row in order}

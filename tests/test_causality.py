@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from contract import check_batch, check_causality, check_partition, check_scores_are_predictions
+from contract import check_batch, check_causality, check_partition, check_scores_are_predictions, read_alone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import (
@@ -22,9 +22,9 @@ from fwl_lab import FastWeightReader, FastWeightState, StaticReader
 from fwl_lab.windows import Context
 
 LENGTH = 64
-# First and last tokens, and both sides of each boundary: inner batch, segment, window and half window.
+# First and last tokens, and the tokens on either side of each boundary: inner batch, segment, window and half window.
 BOUNDARIES = (INNER_BATCH, 3 * SEGMENT, WINDOW, WINDOW // 2 * 5)
-EDGES = sorted({0, 1, LENGTH - 1} | {at + side for at in BOUNDARIES for side in (-1, 0, 1)})
+EDGES = sorted({0, 1, LENGTH - 1} | {at + side for at in BOUNDARIES for side in (-1, 0)})
 FAMILIES = ("mistral", "gpt2")  # rotary with a window smaller than the document, absolute positions
 DTYPES = (torch.float32, torch.float64)
 documents = st.lists(st.integers(0, VOCABULARY - 1), min_size=2, max_size=LENGTH).map(lambda ids: torch.tensor([ids]))
@@ -36,8 +36,9 @@ documents = st.lists(st.integers(0, VOCABULARY - 1), min_size=2, max_size=LENGTH
 def test_the_future_changes_no_score_bitwise(name: str, family: str, dtype: torch.dtype) -> None:
     make_reader = reader_maker(name, family, dtype)
     tokens = make_tokens(1, LENGTH)
+    before = make_reader().read(tokens).nll
     for position in EDGES:
-        check_causality(make_reader, tokens, position)
+        check_causality(make_reader, tokens, position, before=before)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -45,8 +46,10 @@ def test_the_future_changes_no_score_bitwise(name: str, family: str, dtype: torc
 @pytest.mark.parametrize("name", READERS)
 def test_a_row_changes_no_other_row_bitwise(name: str, family: str, dtype: torch.dtype) -> None:
     make_reader = reader_maker(name, family, dtype)
+    tokens = make_tokens(3, LENGTH)
+    before = make_reader().read(tokens).nll
     for position in (0, SEGMENT, 37):
-        check_causality(make_reader, make_tokens(3, LENGTH), position, row=1)
+        check_causality(make_reader, tokens, position, row=1, before=before)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -54,7 +57,7 @@ def test_a_row_changes_no_other_row_bitwise(name: str, family: str, dtype: torch
 def test_causality_in_any_calls(name: str, family: str) -> None:
     make_reader = reader_maker(name, family)
 
-    @settings(max_examples=8)
+    @settings(max_examples=6)
     @given(documents, st.data())
     def check(tokens: Tensor, data: st.DataObject) -> None:
         places = st.integers(0, tokens.shape[1] - 1)
@@ -71,7 +74,7 @@ def test_calls_may_be_cut_anywhere(name: str, family: str) -> None:
     check_partition(make_reader, make_tokens(1, LENGTH), range(1, LENGTH))
     check_partition(make_reader, make_tokens(2, LENGTH), (SEGMENT, WINDOW, 3 * INNER_BATCH))
 
-    @settings(max_examples=8)
+    @settings(max_examples=6)
     @given(documents, st.lists(st.integers(1, LENGTH - 1), max_size=6))
     def check(tokens: Tensor, cuts: list[int]) -> None:
         check_partition(make_reader, tokens, [cut for cut in cuts if cut < tokens.shape[1]])
@@ -84,13 +87,14 @@ def test_calls_may_be_cut_anywhere(name: str, family: str) -> None:
 def test_batch_mates_and_padding_change_nothing(name: str, family: str) -> None:
     make_reader = reader_maker(name, family)
     tokens = make_tokens(3, 48)
-    check_batch(make_reader, tokens, (48, 48, 48), (0, 1, 2))
-    check_batch(make_reader, tokens, (31, 5, 16), (2, 0, 1))
+    alone = read_alone(make_reader, tokens)
+    check_batch(make_reader, tokens, alone, (48, 48, 48), (0, 1, 2))
+    check_batch(make_reader, tokens, alone, (31, 5, 16), (2, 0, 1))
 
-    @settings(max_examples=8)
+    @settings(max_examples=5)
     @given(st.lists(st.integers(1, 47), min_size=3, max_size=3), st.permutations(range(3)))
     def check(lengths: list[int], order: list[int]) -> None:
-        check_batch(make_reader, tokens, lengths, order)
+        check_batch(make_reader, tokens, alone, lengths, order)
 
     check()
 
@@ -161,10 +165,11 @@ def test_a_reader_that_learns_before_it_scores_is_caught() -> None:
 
 
 def test_a_reader_that_looks_at_batch_mates_is_caught() -> None:
+    tokens = make_tokens(2, 30)
     with pytest.raises(AssertionError, match="changed another row"):
-        check_causality(leaky(LooksAtBatchMates), make_tokens(2, 30), 0)
+        check_causality(leaky(LooksAtBatchMates), tokens, 0)
     with pytest.raises(AssertionError, match="not close"):
-        check_batch(leaky(LooksAtBatchMates), make_tokens(2, 30), (30, 30), (0, 1))
+        check_batch(leaky(LooksAtBatchMates), tokens, read_alone(leaky(LooksAtBatchMates), tokens), (30, 30), (0, 1))
 
 
 def test_a_reader_that_minds_the_cuts_is_caught() -> None:
@@ -173,5 +178,8 @@ def test_a_reader_that_minds_the_cuts_is_caught() -> None:
 
 
 def test_a_reader_that_reads_padding_is_caught() -> None:
+    tokens = make_tokens(2, 30)
+    alone = read_alone(leaky(StaticReader), tokens)
+    check_batch(leaky(StaticReader), tokens, alone, (20, 11), (0, 1))
     with pytest.raises(AssertionError, match="not close"):
-        check_batch(leaky(ReadsPadding), make_tokens(2, 30), (20, 11), (0, 1))
+        check_batch(leaky(ReadsPadding), tokens, alone, (20, 11), (0, 1))
