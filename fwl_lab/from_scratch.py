@@ -43,8 +43,10 @@ def new_model(
     embeddings are tied. The defaults give 5.8 M parameters. `model.token_counts` holds how often each token occurs
     in `documents`, (V,) int64.
     """
-    tokenizer = train_tokenizer(documents, vocab_size)
     heads = hidden_size // 64
+    if hidden_size % 64 or not (heads == 1 or heads % 2 == 0):
+        raise ValueError(f"hidden_size is {hidden_size}; expected 64 or a multiple of 128, since heads are 64 wide.")
+    tokenizer = train_tokenizer(documents, vocab_size)
     torch.manual_seed(seed)
     network = MistralForCausalLM(
         MistralConfig(
@@ -53,7 +55,7 @@ def new_model(
             intermediate_size=3 * hidden_size,
             num_hidden_layers=layers,
             num_attention_heads=heads,
-            num_key_value_heads=heads // 2,
+            num_key_value_heads=max(1, heads // 2),
             sliding_window=window,
             tie_word_embeddings=True,
             bos_token_id=tokenizer.bos_token_id,

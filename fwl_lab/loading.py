@@ -251,7 +251,10 @@ def save_model(
     if model.gradient_statistics is not None:
         write_tensors(model.gradient_statistics.to_tensors(), folder / STATISTICS_FILE)
     (folder / PROVENANCE_FILE).write_text(json.dumps(model.provenance, indent=1) + "\n")
-    if model.block is not None:
+    if model.block is None:
+        for name in (BLOCK, CONTROL):  # a block that lay here was trained on the model that has just been replaced
+            (folder / f"{name}.safetensors").unlink(missing_ok=True)
+    else:
         tensors = {f"block.{n}": stored(t) for n, t in model.block.state_dict().items()}
         if model.network is not base.network:
             ours, theirs = model.network.state_dict(), base.network.state_dict()

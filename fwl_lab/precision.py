@@ -33,17 +33,16 @@ class RMSNorm(nn.Module):
 class RotaryEmbedding(nn.Module):
     """Cosines and sines (B, T, d) of rotary angles, exact at any position."""
 
-    inv_freq: Tensor
-
     def __init__(self, inv_freq: Tensor, attention_scaling: float) -> None:
         super().__init__()
-        self.register_buffer("inv_freq", inv_freq.detach().clone(), persistent=False)
+        # No buffer: a cast of the model to bfloat16 would round the frequencies.
+        self.inv_freq = inv_freq.detach().double()
         self.attention_scaling = attention_scaling
 
     @torch.no_grad()
     def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(x.device.type, enabled=False):
-            angles = position_ids[..., None].double() * self.inv_freq.double()
+            angles = position_ids[..., None].double() * self.inv_freq.to(x.device)
             angles = torch.cat([angles, angles], -1)
             cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
         return cos.to(x.dtype), sin.to(x.dtype)

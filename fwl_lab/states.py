@@ -49,7 +49,7 @@ def to_tensors(state: tuple, prefix: str = "") -> dict[str, Tensor]:
 
 
 def from_tensors(like: State, tensors: dict[str, Tensor], prefix: str = "") -> State:
-    """The inverse of :func:`to_tensors`; `like` is any state of the kind wanted, for its field types.
+    """The inverse of :func:`to_tensors`; `like` is any state of the kind wanted, for its field types and device.
 
     Raises
     ------
@@ -57,17 +57,19 @@ def from_tensors(like: State, tensors: dict[str, Tensor], prefix: str = "") -> S
         A tensor of the state is not among `tensors`.
     """
     fields: list[Any] = []
+    device = next(field.device for field in like if isinstance(field, Tensor))
+    tensors = {key: value.to(device).clone() for key, value in tensors.items() if key.startswith(prefix)}
     for name, field in zip(type(like)._fields, like, strict=True):  # type: ignore[attr-defined]
         start = f"{prefix}{name}"
         parts = {key.removeprefix(f"{start}."): value for key, value in tensors.items() if key.startswith(f"{start}.")}
         if isinstance(field, Tensor):
             if start not in tensors:
                 raise ValueError(f"{start!r} is missing from a saved state; it was saved by another kind of reader.")
-            fields.append(tensors[start].to(field.device).clone())
+            fields.append(tensors[start])
         elif isinstance(field, dict):
-            fields.append({key: value.clone() for key, value in parts.items()})
+            fields.append(parts)
         else:
-            fields.append(tuple(parts[str(index)].clone() for index in range(len(parts))))
+            fields.append(tuple(parts[str(index)] for index in range(len(parts))))
     return type(like)(*fields)
 
 

@@ -126,17 +126,18 @@ def train(
         disable=not progress,
         mininterval=1.0,
     )
-    with bar:
+    try:
         while run.step < config.steps:
-            tokens = run.advance()
-            bar.update(tokens)
+            bar.update(run.advance())
             if run.curve:
                 bar.set_postfix(nats=f"{run.curve[-1]['loss']:.3f}", refresh=False)
             if path is not None and (run.step % checkpoint_every == 0 or run.step == config.steps):
                 run.save(path)
                 with path.with_name("curve.json").open("w") as file:
                     json.dump(run.curve, file)
-    model.eval().requires_grad_(True)
+    finally:
+        bar.close()
+        model.eval().requires_grad_(True)
     return run.curve
 
 

@@ -204,7 +204,7 @@ def test_rules_that_cannot_be_are_refused() -> None:
         DynamicEvaluationRMS([theta], 0.1, 0.1, 0.1, statistics, "gpt2")
     with pytest.raises(ValueError, match=r"eps 0.0 .*shape \(2,\) dividing by zero"):
         DynamicEvaluationRMS([theta], 0.1, 0.1, 0.0, statistics, "2019")
-    with pytest.raises(ValueError, match="infinity in torch.float16"):
+    with pytest.raises(ValueError, match=r"infinity in torch\.float16"):
         DynamicEvaluationRMS([theta.detach().half()], 0.1, 0.0, 0.1, one_parameter_statistics(1.0, 1e4), "gpt2")
 
 

@@ -120,12 +120,13 @@ class Reader(ABC):
             A score is not finite; says which token and which parameter.
         """
         weights = self._check(tokens, weights)
-        tokens, weights = tokens.to(self.model.device), weights.to(self.model.device)
+        tokens, weights = tokens.to(self.model.device, torch.long), weights.to(self.model.device)
         if len(tokens) != len(self.last):
             self.last = self.last.expand(len(tokens), 1)
             self._expand(len(tokens))
         if not tokens.shape[1]:
-            return Scores(torch.zeros(tokens.shape, dtype=torch.float32))
+            dtype = torch.promote_types(self.model.dtype, torch.float32)
+            return Scores(torch.zeros(tokens.shape, dtype=dtype, device=self.model.device))
         self._fresh = False
         valid = weights != 0
         labels = tokens.masked_fill(~valid, 0)

@@ -49,7 +49,7 @@ class FastWeightReader(Reader):
         residual, self.context = self.model.read(inputs, self.context, weights != 0)
         out = self.block(
             residual, labels, weights, self.state, step_scale=self.step_scale,
-            observe=lambda state: self._notify(state.seen, state.fast_weights),
+            observe=(lambda state: self._notify(state.seen, state.fast_weights)) if self._observers else None,
         )  # fmt: skip
         self.state = out.state
         return out.nll
