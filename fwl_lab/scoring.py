@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from . import trace as schema
 from .corpus import Document, corpus_hash
 from .language_model import Encoding, LanguageModel
+from .provenance import provenance
 from .readers import DynamicEvaluationReader, FastWeightReader, Reader, StaticReader
 from .recording import Recorder, Recording, norms_dataset
 
@@ -156,5 +157,5 @@ def _attributes(
         schema.DEVICE: str(model.device),
         schema.DTYPE: str(model.dtype).removeprefix("torch."),
         schema.THREADS: torch.get_num_threads(),
-        **schema.provenance(),
+        **provenance(),
     }

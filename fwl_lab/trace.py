@@ -25,16 +25,12 @@ Further optional variables are listed in :data:`FIELDS` and, for those that exis
 :func:`parameter_fields`. Saved as a Zarr 3 folder.
 """
 
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
-import subprocess
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -342,38 +338,3 @@ def open_trace(path: str | Path) -> xr.Dataset:
     if not is_trace(path):
         raise ValueError(f"{path} is not a trace: expected a Zarr 3 folder written by save_trace()")
     return validate(xr.open_zarr(path, consolidated=False, chunks=None), values=False)
-
-
-def provenance() -> dict[str, str]:
-    """What made a trace, as attributes: library versions (JSON), Python, the project's commit, and the time in UTC."""
-    versions = {}
-    for library in ("fwl-lab", "torch", "transformers", "tokenizers", "numpy", "xarray", "zarr"):
-        try:
-            versions[library] = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            versions[library] = UNKNOWN
-    commit, dirty = _checkout(Path(__file__).resolve().parent.parent)
-    created = datetime.now(UTC).isoformat(timespec="seconds")
-    return {
-        VERSIONS: json.dumps(versions),
-        PYTHON: platform.python_version(),
-        COMMIT: commit,
-        DIRTY: dirty,
-        CREATED: created,
-    }
-
-
-def _checkout(root: Path) -> tuple[str, str]:
-    """Commit of the git checkout whose top is `root`, and "true" or "false" for changes since; else "unknown"."""
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(("git", "-C", root, *arguments), capture_output=True, text=True, check=True, timeout=20)
-        return done.stdout.strip()
-
-    try:
-        # An installed copy may lie inside somebody else's repository, whose commit would say nothing about this code.
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
-            return UNKNOWN, UNKNOWN
-        return git("rev-parse", "HEAD"), str(bool(git("status", "--porcelain", "--untracked-files=no"))).lower()
-    except (OSError, subprocess.SubprocessError):
-        return UNKNOWN, UNKNOWN

@@ -10,7 +10,7 @@ import pytest
 from fwl_lab import analysis
 from fwl_lab import trace as schema
 from fwl_lab.testing import make_trace
-from widgets import figures, theme
+from widgets import figures, tables, theme
 
 COUNTS = np.where(np.arange(400) % 5 == 0, 0, 3 ** (np.arange(400) % 11))
 
@@ -137,7 +137,7 @@ def test_many_parameters_are_coloured_along_cividis_with_a_legend():
         (lambda t: figures.plot_fast_weight_norms(t, reader="static"), "no drift of reader 'static' is recorded"),
         (lambda t: figures.plot_fast_weight_norms(t.drop_dims("update")), "no drift of reader 'fwl' is recorded"),
         (lambda t: figures.plot_fast_weight_norms(t, quantity="nll"), "must be one of drift, update_norm"),
-        (lambda t: figures.summary_table(t, relative_to="nobody"), "no reader 'nobody'"),
+        (lambda t: tables.summary_table(t, relative_to="nobody"), "no reader 'nobody'"),
     ],
 )
 def test_mistakes_are_named(trace, call, message):
@@ -146,7 +146,7 @@ def test_mistakes_are_named(trace, call, message):
 
 
 def test_summary_table_has_units_and_the_analysis_figures(trace):
-    table = figures.summary_table(trace)
+    table = tables.summary_table(trace)
     assert list(table.columns) == [
         "nats / token",
         "nats / token, mean of documents",
@@ -158,8 +158,8 @@ def test_summary_table_has_units_and_the_analysis_figures(trace):
     summary = analysis.summary(trace, "static").sel(reader="fwl")
     assert table.loc["FWL", "nats / token"] == f"{summary.nats_per_token.item():.4f}"
     assert table.loc["static", "time / static"] == "1.00 ×"
-    assert "time / FWL" in figures.summary_table(make_trace(readers=("fwl", "base")))
-    assert "nats / token, mean of documents" not in figures.summary_table(make_trace(documents=1))
+    assert "time / FWL" in tables.summary_table(make_trace(readers=("fwl", "base")))
+    assert "nats / token, mean of documents" not in tables.summary_table(make_trace(documents=1))
 
 
 CURVE = [{"step": 20 * i, "tokens": 80 * i, "loss": 4.0 / i, "seconds": 1.0 * i} for i in range(1, 6)]

@@ -9,8 +9,9 @@ import pytest
 import xarray as xr
 
 from fwl_lab import trace as schema
+from fwl_lab.provenance import checkout, provenance
 from fwl_lab.testing import make_trace
-from fwl_lab.trace import open_trace, provenance, save_trace, text_array, validate, with_units
+from fwl_lab.trace import open_trace, save_trace, text_array, validate, with_units
 
 
 def _with_texts(trace: xr.Dataset, texts: list[str]) -> xr.Dataset:
@@ -216,9 +217,9 @@ def test_provenance_names_versions_and_commit():
 
 
 def test_another_projects_commit_is_not_ours(tmp_path):
-    assert schema._checkout(tmp_path) == (schema.UNKNOWN, schema.UNKNOWN)
+    assert checkout(tmp_path) == (schema.UNKNOWN, schema.UNKNOWN)
     inner = Path(schema.__file__).resolve().parent
-    assert schema._checkout(inner) == (schema.UNKNOWN, schema.UNKNOWN)
+    assert checkout(inner) == (schema.UNKNOWN, schema.UNKNOWN)
 
 
 def test_make_trace_is_deterministic_and_seeded():

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
-import pandas as pd  # type: ignore[import-untyped]
 import plotly.graph_objects as go
 import xarray as xr
 
@@ -29,10 +28,10 @@ from fwl_lab.trace import (
 )
 from widgets import theme
 
-STATIC: Final = "static"
 _PER_TOKEN: Final = f"{NAT} / {TOKENS}"
 _POSITION_TITLE: Final = f"position in the document [{TOKENS}]"
 _MOST_POINTS: Final = 2000  # a line has no more, so that a figure of a million tokens still opens at once
+_FEWEST: Final = 10  # tokens that make a group worth a bar
 _QUANTITIES: Final = {DRIFT: "How far the fast weights have moved", UPDATE_NORM: "How large each update is"}
 
 
@@ -100,12 +99,16 @@ def plot_gain_by_occurrence(trace: xr.Dataset, *, baseline: str = BASE) -> go.Fi
 def plot_gain_by_frequency(trace: xr.Dataset, *, counts: np.ndarray, baseline: str = BASE) -> go.Figure:
     """Mean gain by how often the token occurs in the training split, rarest first, with intervals as whiskers.
 
+    Groups of fewer than 10 tokens are left out: they would set the scale and say nothing.
+
     Parameters
     ----------
     counts : (V,) int
         Occurrences of every token id in the training split.
     """
     result = analysis.gain_by_frequency(trace, counts, baseline=baseline)
+    enough = result[analysis.TOKEN_COUNT].values >= _FEWEST
+    result = result.isel({analysis.BUCKET: enough if enough.any() else ~enough})
     figure = _bars(result, "occurrences of the token in the training split")
     return _with_zero(_finish(figure, "Gain by rarity", _method(result), _gain_title(baseline)))
 
@@ -209,32 +212,6 @@ def plot_trials(trials: Sequence[Mapping[str, Any]]) -> go.Figure:
     figure.update_xaxes(unifiedhovertitle_text="step size %{x:.3g}")
     count = f"{len(trials)} trials, {len(trials) - len(finite)} of them diverged"
     return _finish(figure, "Dynamic evaluation on validation documents", count, f"NLL [{_PER_TOKEN}]")
-
-
-def summary_table(trace: xr.Dataset, *, relative_to: str | None = None) -> pd.DataFrame:
-    """Averages of each reader as a table for people: rounded, with units in the headings.
-
-    Times are relative to the reader `relative_to`; None: the one named "static", or else the first.
-    """
-    if relative_to is None:
-        relative_to = STATIC if STATIC in trace[READER].values else str(trace[READER].values[0])
-    table = analysis.summary(trace, relative_to)
-    columns = {
-        analysis.NATS_PER_TOKEN: ("nats / token", "{:.4f}"),
-        analysis.NATS_PER_TOKEN_PER_DOCUMENT: ("nats / token, mean of documents", "{:.4f}"),
-        analysis.BITS_PER_BYTE: ("bits / byte", "{:.4f}"),
-        analysis.TOKEN_PERPLEXITY: ("token perplexity", "{:,.2f}"),
-        analysis.TOKENS_PER_SECOND: ("tokens / s", "{:,.0f}"),
-        analysis.TIME_RATIO: (f"time / {theme.label(relative_to)}", "{:.2f} ×"),
-    }
-    if table.attrs[analysis.DOCUMENT_COUNT] == 1:
-        del columns[analysis.NATS_PER_TOKEN_PER_DOCUMENT]
-    texts = {
-        title: [form.format(value) for value in table[name].values]
-        for name, (title, form) in columns.items()
-        if name in table
-    }
-    return pd.DataFrame(texts, index=[theme.label(str(name)) for name in table[READER].values])
 
 
 def _running(trace: xr.Dataset, values: xr.DataArray, document: int, hover: str) -> go.Figure:

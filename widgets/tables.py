@@ -19,6 +19,7 @@ from widgets import theme
 
 DYNAMIC_EVALUATION: Final = "dynamic_evaluation"
 FWL: Final = "fwl"
+STATIC: Final = "static"
 SUPPORT: Final = 10  # documents that a bucket must hold before it counts as evidence
 _AVERAGES: Final = (analysis.MICRO, analysis.PER_DOCUMENT)
 _LEVELS: Final = (
@@ -41,6 +42,32 @@ _SOURCES: Final = (
     schema.VERSIONS,
     schema.CREATED,
 )
+
+
+def summary_table(trace: xr.Dataset, *, relative_to: str | None = None) -> pd.DataFrame:
+    """Averages of each reader as a table for people: rounded, with units in the headings.
+
+    Times are relative to the reader `relative_to`; None: the one named "static", or else the first.
+    """
+    if relative_to is None:
+        relative_to = STATIC if STATIC in trace[READER].values else str(trace[READER].values[0])
+    table = analysis.summary(trace, relative_to)
+    columns = {
+        analysis.NATS_PER_TOKEN: ("nats / token", "{:.4f}"),
+        analysis.NATS_PER_TOKEN_PER_DOCUMENT: ("nats / token, mean of documents", "{:.4f}"),
+        analysis.BITS_PER_BYTE: ("bits / byte", "{:.4f}"),
+        analysis.TOKEN_PERPLEXITY: ("token perplexity", "{:,.2f}"),
+        analysis.TOKENS_PER_SECOND: ("tokens / s", "{:,.0f}"),
+        analysis.TIME_RATIO: (f"time / {theme.label(relative_to)}", "{:.2f} ×"),
+    }
+    if table.attrs[analysis.DOCUMENT_COUNT] == 1:
+        del columns[analysis.NATS_PER_TOKEN_PER_DOCUMENT]
+    texts = {
+        title: [form.format(value) for value in table[name].values]
+        for name, (title, form) in columns.items()
+        if name in table
+    }
+    return pd.DataFrame(texts, index=[theme.label(str(name)) for name in table[READER].values])
 
 
 def evaluate(trace: xr.Dataset, *, table_tokens: int = 8192, bucket: int = 512) -> dict[str, Any]:

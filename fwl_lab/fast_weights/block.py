@@ -194,7 +194,7 @@ class FastWeightBlock(nn.Module):
                 if observe is not None and bool((now.seen % (self.rule.inner_batch or CHUNK) == 0).any()):
                     observe(now)
             pieces.append((span, piece))
-        if all(span.real is None for span, _ in pieces):
+        if pieces and all(span.real is None for span, _ in pieces):
             output = torch.cat([piece for _, piece in pieces], 1)
         else:
             output = hidden.new_zeros(*hidden.shape[:2], self.W2.shape[0])
