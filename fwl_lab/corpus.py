@@ -169,13 +169,11 @@ def wikitext_corpus(path: str | Path) -> list[Document]:
     A title line is a line `` = ... = `` with single equals signs between two empty lines, which tells it from
     section titles (`` = = Section = = ``) and from a line of a table. Articles of one title are numbered.
     """
-    (document,) = text_corpus(path) if Path(path).is_file() else [None]
-    if document is None:
+    if not Path(path).is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r}; give one WikiText file, such as wiki.valid.tokens.")
-    title = re.compile(r"^ = ((?!= )[^\n]*?[^=\s]) = \n(?= ?\n)", re.MULTILINE)
-    starts = [
-        m for m in title.finditer(document.text) if re.search(r"(^|\n) ?\n$", document.text[: m.start()][-3:] or "\n")
-    ]
+    (document,) = text_corpus(path)
+    title = re.compile(r"(?:\A|(?<=\n \n)|(?<=\n\n)|(?<=\A\n)|(?<=\A \n)) = ((?!= )[^\n]*?[^=\s]) = \n(?= ?\n)")
+    starts = list(title.finditer(document.text))
     if not starts:
         raise ValueError(f"{str(path)!r} has no line ' = Title = ': not a WikiText file; use text_corpus instead.")
     ends = [m.start() for m in starts[1:]] + [len(document.text)]
@@ -203,7 +201,7 @@ def huggingface_corpus(
     try:
         import datasets
     except ImportError as error:
-        raise ValueError("huggingface_corpus needs the package `datasets`: pip install 'fwl-lab[hub]'.") from error
+        raise ValueError("huggingface_corpus needs the package `datasets`: pip install -e '.[hub]'.") from error
     try:
         rows = datasets.load_dataset(name, config, split=split)
     except Exception as error:

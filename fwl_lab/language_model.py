@@ -30,7 +30,7 @@ class Encoding(NamedTuple):
     Attributes
     ----------
     ids : (T,) long
-    texts : list of T str, the characters that each token completes ("" where it only continues one)
+    texts : list of T str, the characters that begin with each token ("" where it only continues one)
     bytes : list of T int, their UTF-8 lengths
     """
 
@@ -138,6 +138,13 @@ class LanguageModel(nn.Module):
         self.provenance, self.token_counts = other.provenance, other.token_counts
         self.gradient_statistics = other.gradient_statistics
 
+    def _apply(self, function: Any, recurse: bool = True) -> "LanguageModel":
+        """What `to`, `double`, `cuda` and alike come down to: a base with a body of its own goes along."""
+        base = self.__dict__["_base"]
+        if base is not None and base.network is not self.network:
+            base._apply(function, recurse)
+        return super()._apply(function, recurse)
+
     @property
     def final_norm(self) -> nn.LayerNorm | RMSNorm:
         """The model's own final norm, a LayerNorm or an RMSNorm."""
@@ -155,14 +162,17 @@ class LanguageModel(nn.Module):
 
     @property
     def vocab_size(self) -> int:
+        """V, the number of tokens the unembedding tells apart."""
         return self.unembedding.weight.shape[0]
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return self.unembedding.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
+        """Of the unembedding's weights."""
         return self.unembedding.weight.dtype
 
     @property
@@ -182,10 +192,10 @@ class LanguageModel(nn.Module):
         """Token ids (T,) of a text; no special token is added, and none is recognised inside the text."""
         return self.encode_text(text).ids
 
-    def encode_text(self, text: str) -> Encoding:
-        """Token ids with the piece of text and the number of bytes each token stands for."""
+    def encode_text(self, text: str, name: str = "text") -> Encoding:
+        """Token ids with the piece of text and the number of bytes each token stands for; `name` is for errors."""
         encoded = self._tokenizer()(
-            check_text(text),
+            check_text(text, name),
             add_special_tokens=False,
             split_special_tokens=True,
             return_offsets_mapping=True,

@@ -62,7 +62,9 @@ def attach_fast_weights(
     inner = getattr(network.base_model, base.norm_name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        block = FastWeightBlock.attach(inner, network.get_output_embeddings(), size or inner.weight.shape[0], rule)
+        block = FastWeightBlock.attach(
+            inner, network.get_output_embeddings(), inner.weight.shape[0] if size is None else size, rule
+        )
     attached = LanguageModel(network, base.tokenizer, window=base.window, block=block, base=base)
     attached.inherit(base)
     return attached
@@ -246,10 +248,12 @@ def save_model(
     write_tensors(weights, folder / "model.safetensors", {"format": "pt"})
     if model.tokenizer is not None:
         model.tokenizer.save_pretrained(folder)
-    if model.token_counts is not None:
-        write_tensors({"token_counts": torch.as_tensor(model.token_counts)}, folder / COUNTS_FILE)
-    if model.gradient_statistics is not None:
-        write_tensors(model.gradient_statistics.to_tensors(), folder / STATISTICS_FILE)
+    _write_or_remove(
+        folder / COUNTS_FILE,
+        None if model.token_counts is None else {"token_counts": torch.as_tensor(model.token_counts)},
+    )
+    statistics = model.gradient_statistics
+    _write_or_remove(folder / STATISTICS_FILE, None if statistics is None else statistics.to_tensors())
     (folder / PROVENANCE_FILE).write_text(json.dumps(model.provenance, indent=1) + "\n")
     if model.block is None:
         for name in (BLOCK, CONTROL):  # a block that lay here was trained on the model that has just been replaced
@@ -262,6 +266,14 @@ def save_model(
             tensors |= {f"network.{n}": stored(ours[n]) for n in changed if n in weights}
         facts: dict[str, Any] = {"size": model.block.size, "rule": dataclasses.asdict(model.block.rule)}
         write_tensors(tensors, folder / f"{block}.safetensors", {"fast_weights": json.dumps(facts)})
+
+
+def _write_or_remove(path: Path, tensors: dict[str, Tensor] | None) -> None:
+    """What another model left in the folder would be taken for this one's."""
+    if tensors is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_tensors(tensors, path)
 
 
 # -- safetensors --------------------------------------------------------------------------------------------------

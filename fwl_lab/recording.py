@@ -40,23 +40,25 @@ class Recording:
     Attributes
     ----------
     updates : dict from token index in the trace to norms per parameter
-    starts : list of int, token index at which each document begins
+    starts : dict from the token index at which a document begins to the norms it begins with (not 0 when carried)
     seconds : float
         Spent recording, so that it is not taken for reading.
     """
 
     updates: dict[int, Norms] = dataclasses.field(default_factory=dict)
-    starts: list[int] = dataclasses.field(default_factory=list)
+    starts: dict[int, Norms] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
 
     @contextmanager
     def document(self, reader: Reader, start: int) -> Iterator[None]:
         """While inside, `reader` reads one document (one row) whose first token has index `start` in the trace."""
-        self.starts.append(start)
         # With carried fast weights a document begins where the last one ended.
         previous = {name: delta[0] for name, delta in reader.fast_weights().items()}
+        self.starts[start] = {n: (0.0, float(torch.linalg.vector_norm(delta))) for n, delta in previous.items()}
 
         def observe(seen: Tensor, deltas: Callable[[], dict[str, Tensor]]) -> None:
+            if seen.is_cuda:
+                torch.cuda.synchronize(seen.device)  # what is still in the queue is reading, not recording
             began = time.perf_counter()
             norms: Norms = {}
             for name, rows in deltas().items():
@@ -84,11 +86,12 @@ def norms_dataset(recordings: dict[str, Recording], readers: Sequence[str]) -> x
         recording = recordings[reader]
         own = list(dict.fromkeys(n for norms in recording.updates.values() for n in norms))
         columns = [names.index(n) for n in own]
-        starts = np.searchsorted(tokens, recording.starts)
-        drift = np.zeros(len(own))
+        begins = sorted(recording.starts)
+        drift, begun = np.zeros(len(own)), -1
         for j, token in enumerate(tokens):
-            if j in starts:
-                drift = np.zeros(len(own))
+            now = int(np.searchsorted(begins, token, side="right")) - 1
+            if now != begun:
+                drift, begun = np.array([recording.starts[begins[now]].get(n, (0.0, 0.0))[1] for n in own]), now
             step = np.zeros(len(own))
             if token in recording.updates:
                 step, drift = np.array([recording.updates[token][n] for n in own]).T

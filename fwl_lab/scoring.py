@@ -33,6 +33,8 @@ def make_readers(model: LanguageModel, names: Sequence[str] = tuple(READERS)) ->
     base: the LM without its block. static: the block at θ₀. dynamic_evaluation: all weights of the base, with the
     rule and step tuned for it. fwl: the block's fast weights.
     """
+    if isinstance(names, str):
+        raise ValueError(f"names is {names!r}; expected a list of names, such as [{names!r}].")
     unknown = [name for name in names if name not in READERS]
     if unknown:
         raise ValueError(f"unknown reader {', '.join(map(repr, unknown))}; expected some of {', '.join(READERS)}.")
@@ -73,15 +75,19 @@ def score(
     -------
     xarray.Dataset, a valid trace; see `fwl_lab.trace`. `seconds` is time spent reading, recording not counted.
     """
+    if not isinstance(readers, Mapping):
+        raise ValueError(f"readers is a {type(readers).__name__}; expected a mapping from name to Reader.")
     if not readers:
         raise ValueError("readers is empty; expected at least one, for example {'base': StaticReader(model.base)}.")
+    if isinstance(documents, str) or not all(isinstance(document, Document) for document in documents):
+        raise ValueError("documents holds something else than Document; expected Document(name, text) for each text.")
     if not documents:
         raise ValueError("documents is empty; expected at least one Document.")
     if max_tokens is not None and max_tokens < 1:
         raise ValueError(f"max_tokens is {max_tokens}; expected at least 1, or None for whole documents.")
     if path is not None and Path(path).expanduser().exists() and not schema.is_trace(Path(path).expanduser()):
         raise ValueError(f"{path} exists and is not a trace; nothing was read. Choose another path")
-    encodings = [model.encode_text(document.text).head(max_tokens) for document in documents]
+    encodings = [model.encode_text(document.text, document.name).head(max_tokens) for document in documents]
     lengths = [len(encoding.ids) for encoding in encodings]
     starts = np.cumsum([0, *lengths])
     nll = np.full((len(readers), int(starts[-1])), np.nan)

@@ -186,7 +186,7 @@ def fake_datasets(monkeypatch: pytest.MonkeyPatch, load_dataset: Any) -> None:
 
 def test_hub_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ValueError, match=r"needs the package `datasets`: pip install 'fwl-lab\[hub\]'"):
+    with pytest.raises(ValueError, match=r"needs the package `datasets`: pip install -e '\.\[hub\]'"):
         huggingface_corpus("someone/texts")
 
 

@@ -309,7 +309,7 @@ class FastWeightBlock(nn.Module):
         output = self._normalise(z2f)[0] * (theta["g"] + adapted("g")) + (theta.get("b", 0.0) + adapted("b"))
         pending = {}
         for name, update in updates.items():
-            new = update.mT @ keys[name] if name in keys else update.sum(1)
-            pending[name] = new if fresh else state.pending[name] + new
+            new = (update.mT @ keys[name] if name in keys else update.sum(1)).to(state.pending[name].dtype)
+            pending[name] = new if fresh else state.pending[name] + new  # no autocast in what is carried
         seen = state.seen + (weights != 0).sum(1)
         return output, FastWeightState(state.delta, pending or state.pending, seen)

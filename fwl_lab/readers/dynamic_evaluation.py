@@ -73,8 +73,8 @@ class DynamicEvaluationReader(Reader):
         *,
         step_scale: float = 1.0,
     ) -> None:
-        if segment < 1:
-            raise ValueError(f"segment is {segment}; expected at least 1 token.")
+        if not isinstance(segment, int) or segment < 1:
+            raise ValueError(f"segment is {segment!r}; expected a whole number of tokens, at least 1.")
         if parameters != "all":
             raise ValueError(f"parameters is {parameters!r}; expected 'all'.")
         self.segment = segment
@@ -197,7 +197,7 @@ class DynamicEvaluationReader(Reader):
         }  # fmt: skip
 
     def _tensors(self) -> dict[str, Tensor]:
-        tensors: dict[str, Tensor] = {}
+        tensors: dict[str, Tensor] = {"segment": torch.tensor(self.segment)}
         for row, document in enumerate(self.documents):
             tensors |= to_tensors(document.before, f"{row}.before.") | to_tensors(document.now, f"{row}.now.")
             tensors |= {f"{row}.{n}": getattr(document, n).clone() for n in ("inputs", "labels", "token_weights")}
@@ -207,6 +207,10 @@ class DynamicEvaluationReader(Reader):
         return tensors
 
     def _restore(self, tensors: dict[str, Tensor]) -> None:
+        if int(tensors.get("segment", torch.tensor(self.segment))) != self.segment:
+            raise ValueError(
+                f"the state was saved with segments of {int(tensors['segment'])} tokens, not {self.segment}."
+            )
         for row, document in enumerate(self.documents):
             own = {k.removeprefix(f"{row}."): v for k, v in tensors.items() if k.startswith(f"{row}.")}
             document.before, document.now = (from_tensors(document.now, own, f"{n}.") for n in ("before", "now"))
@@ -274,6 +278,8 @@ def _segment_gradients(
         reader.reset()
         for piece in ids.split(segment, 1):
             reader.read(piece)
-            while reader.caught and batches:
-                yield reader.caught.pop()
-                batches -= 1
+            yield from reader.caught
+            batches -= len(reader.caught)
+            reader.caught.clear()
+            if batches <= 0:
+                return
