@@ -86,7 +86,13 @@ def test_commands_are_targets():
 
 
 def test_every_parameter_that_the_readme_sets_exists():
-    given = {"demo": "00_quickstart", "evaluate": "01_evaluation", "train": "train", "tune": "tune"}
+    given = {
+        "demo": "00_quickstart",
+        "evaluate": "01_evaluation",
+        "wikitext": "01_evaluation",
+        "train": "train",
+        "tune": "tune",
+    }
     calls = re.findall(r"make ([a-z]+)[^`\n]*?=\"([^\"]*)\"", README)
     calls += [("evaluate", line) for line in README.splitlines() if "widgets.report notebooks/01_evaluation" in line]
     assert len(calls) >= 6
