@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .batches import Batch, DocumentBatches, PackedBatches
-from .corpus import Document
+from .corpus import Document, corpus_hash
 from .language_model import LanguageModel
 from .loading import read_tensors, write_tensors
 from .states import detach, from_tensors, to_tensors
@@ -75,6 +75,12 @@ class TrainingConfig:
         for name in ("steps", "rows", "tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1.")
+        for name, least in (("last_layers", -1), ("warmup", 0), ("weight_decay", 0)):
+            if not getattr(self, name) >= least:  # so put, nan is refused too
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least {least}.")
+        for name in ("learning_rate", "step_size_learning_rate", "clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0.")
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, as a fraction of the highest."""
@@ -102,7 +108,8 @@ def train(
     documents : sequence of Document
     config : TrainingConfig
     folder : path, optional
-        Where `checkpoint.safetensors` lies. If it is there and of the same run, training goes on from it.
+        Where `checkpoint.safetensors` lies. If it is there, training goes on from it; it must be of the same
+        configuration, documents, rule, block size and (where the base does not learn) base.
     checkpoint_every : int
         Steps between checkpoints.
 
@@ -110,7 +117,16 @@ def train(
     -------
     curve : list of dict
         One per 20 steps: step, tokens seen, loss [nat/token] (mean since the last), seconds.
+
+    Raises
+    ------
+    ValueError
+        Model, documents and configuration do not go together, or the checkpoint is of other ones.
+    FloatingPointError
+        The loss is not finite.
     """
+    if checkpoint_every < 1:
+        raise ValueError(f"checkpoint_every is {checkpoint_every}; expected at least 1 step.")
     run = _Run(model, documents, config)
     path = Path(folder) / "checkpoint.safetensors" if folder is not None else None
     if path is not None:
@@ -158,6 +174,7 @@ class _Run:
             )
         self.model, self.config = model, config
         self.names = dict(_learning(model, config))
+        self.facts = _facts(model, documents, config)
         model.train().requires_grad_(False)
         if config.mode != "base" and not body_learns:
             model.network.eval()  # a frozen body is read as readers read it, without dropout
@@ -249,7 +266,7 @@ class _Run:
 
     def save(self, path: Path) -> None:
         """Write all that resuming needs, atomically: a file of that name is always whole."""
-        facts = {"config": dataclasses.asdict(self.config), "step": self.step, "tokens": self.tokens,
+        facts = {"run": self.facts, "step": self.step, "tokens": self.tokens,
                  "sums": self.sums, "curve": self.curve}  # fmt: skip
         write_tensors({n: t.cpu().contiguous().clone() for n, t in self._tensors()}, path, {"run": json.dumps(facts)})
 
@@ -259,12 +276,12 @@ class _Run:
         if "run" not in metadata:
             raise ValueError(f"{path} is no checkpoint of a training run; use another folder.")
         facts = json.loads(metadata["run"])
-        ours = dataclasses.asdict(self.config)
-        if facts["config"] != ours:
-            differing = [k for k in ours if facts["config"].get(k) != ours[k]]
+        theirs = facts.get("run", {})
+        differing = [name for name, value in self.facts.items() if name not in theirs or theirs[name] != value]
+        if differing:
             raise ValueError(
                 f"{path} is a checkpoint of another run: {', '.join(differing)} differ; "
-                "use the same configuration to resume it, or another folder."
+                "resume it with what it was begun with, or use another folder."
             )
         self.step, self.tokens, self.sums, self.curve = (facts[k] for k in ("step", "tokens", "sums", "curve"))
         with torch.no_grad():
@@ -280,6 +297,15 @@ class _Run:
         log.info("resumed %s at step %d of %d", path, self.step, self.config.steps)
 
 
+def _facts(model: LanguageModel, documents: Sequence[Document], config: TrainingConfig) -> dict[str, Any]:
+    """What a checkpoint must agree with to be of this run, by name, as JSON gives it back (lists for tuples)."""
+    facts = dataclasses.asdict(config) | {"documents": corpus_hash(documents), "rule": None}
+    if model.block is not None:
+        rule = dataclasses.asdict(model.block.rule)
+        facts |= {"rule": rule, "block size": model.block.size, "base": model.base.weight_hash()}
+    return json.loads(json.dumps(facts))
+
+
 def _learning(model: LanguageModel, config: TrainingConfig) -> Iterator[tuple[str, Tensor]]:
     """Names and tensors of the parameters that a run trains."""
     if config.last_layers < 0 or config.mode in ("base", "joint"):
@@ -288,6 +314,11 @@ def _learning(model: LanguageModel, config: TrainingConfig) -> Iterator[tuple[st
     assert model.block is not None
     yield from ((f"block.{n}", p) for n, p in model.block.named_parameters())
     layers = next(m for m in model.network.base_model.children() if isinstance(m, torch.nn.ModuleList))
+    if config.last_layers > len(layers):
+        raise ValueError(
+            f"last_layers is {config.last_layers}, but the model has {len(layers)} layers; expected at most that, "
+            "or -1 for the whole LM."
+        )
     chosen = {id(p) for layer in list(layers)[len(layers) - config.last_layers :] for p in layer.parameters()}
     yield from ((n, p) for n, p in model.named_parameters() if id(p) in chosen)
 

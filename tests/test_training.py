@@ -24,6 +24,7 @@ from fwl_lab import (
 )
 from fwl_lab.batches import DocumentBatches, PackedBatches
 from fwl_lab.loading import read_tensors, write_tensors
+from fwl_lab.states import to_tensors
 
 Mode = Literal["base", "retrofit", "joint", "slow-control"]
 MODES: tuple[Mode, ...] = ("base", "retrofit", "joint", "slow-control")
@@ -33,13 +34,15 @@ TEXTS = [DOCUMENTS[0].text * 2, DOCUMENTS[1].text, DOCUMENTS[3].text, "x"]
 CORPUS = [Document(str(index), text) for index, text in enumerate(TEXTS)]
 
 
-def new_model(mode: Mode, family: str = "mistral", **settings: Any) -> LanguageModel:
+def new_model(
+    mode: Mode, family: str = "mistral", *, size: int = 4, inner_batch: int = INNER_BATCH, **settings: Any
+) -> LanguageModel:
     """A model as a run of this mode starts with: a block that adapts already, but in mode base."""
     model = make_text_model(family, **settings)
     if mode == "base":
         return model
-    rule = UpdateRule(inner_batch=INNER_BATCH)
-    return fill_block(attach_fast_weights(model, 4, rule, share_body=mode != "joint"), scale=0.005)
+    rule = UpdateRule(inner_batch=inner_batch)
+    return fill_block(attach_fast_weights(model, size, rule, share_body=mode != "joint"), scale=0.005)
 
 
 def weights(model: LanguageModel) -> dict[str, Tensor]:
@@ -140,12 +143,23 @@ def test_the_loss_falls(mode: Mode) -> None:
 def test_the_first_loss_is_that_of_a_reader() -> None:
     """State is kept through the document: the mean loss of a run that learns nothing is the reader's own."""
     model = new_model("retrofit")
-    config = dataclasses.replace(CONFIG, steps=20, rows=1, learning_rate=0.0, step_size_learning_rate=0.0)
+    config = dataclasses.replace(CONFIG, steps=20, rows=1, learning_rate=1e-30, step_size_learning_rate=1e-30)
     document = Document("long", "".join(TEXTS) * 3)
     curve = train(model, [document], config, progress=False)
     nll = FastWeightReader(model).read(model.encode(document.text)[None]).nll[0]
     assert len(nll) > 20 * config.tokens
     assert curve[0]["loss"] == pytest.approx(float(nll[: 20 * config.tokens].mean()), abs=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["retrofit", "joint"])
+def test_the_state_stays_float32_under_bfloat16(mode: Mode) -> None:
+    run = training._Run(new_model(mode), CORPUS, dataclasses.replace(CONFIG, mode=mode, precision="bfloat16"))
+    run.advance()
+    assert run.state is not None
+    kinds = {name: value.dtype for name, value in to_tensors(run.state).items() if value.is_floating_point()}
+    assert kinds and set(kinds.values()) == {torch.float32}, kinds
+    assert any(bool(value.any()) for value in run.state.fast_weights().values())
+    assert {parameter.dtype for parameter in run.names.values()} == {torch.float32}
 
 
 # -- checkpoints --------------------------------------------------------------------------------------------------
@@ -165,6 +179,25 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     write_tensors({"x": torch.ones(1)}, path)
     with pytest.raises(ValueError, match="is no checkpoint of a training run"):
         train(new_model("retrofit"), CORPUS, config, folder=tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_checkpoint_of_other_documents_rule_size_or_base_is_refused(mode: Mode, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, mode=mode, steps=2)
+    train(new_model(mode), CORPUS, config, folder=tmp_path, progress=False)
+    others = [(new_model(mode), [*CORPUS[:-1], Document("3", "y")], "documents")]
+    if mode != "base":
+        others += [
+            (new_model(mode, inner_batch=INNER_BATCH + 1), CORPUS, "rule"),
+            (new_model(mode, size=5), CORPUS, "block size"),
+            (new_model(mode, seed=5), CORPUS, "base"),
+            (new_model(mode, size=5, seed=5), CORPUS, "block size, base"),
+        ]
+    for model, documents, name in others:
+        before = weights(model)
+        with pytest.raises(ValueError, match=f"is a checkpoint of another run: {name} differ; resume it with"):
+            train(model, documents, config, folder=tmp_path, progress=False)
+        assert all(torch.equal(value, before[name]) for name, value in weights(model).items())
 
 
 def test_a_write_that_fails_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,6 +244,12 @@ def test_bad_configurations() -> None:
         ({"steps": 0}, "steps is 0; expected at least 1"),
         ({"rows": 0}, "rows is 0"),
         ({"tokens": -1}, "tokens is -1"),
+        ({"last_layers": -2}, "last_layers is -2; expected at least -1"),
+        ({"warmup": -1}, "warmup is -1; expected at least 0"),
+        ({"weight_decay": -0.1}, "weight_decay is -0.1; expected at least 0"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0; expected more than 0"),
+        ({"step_size_learning_rate": float("nan")}, "step_size_learning_rate is nan; expected more than 0"),
+        ({"clip": 0.0}, "clip is 0.0; expected more than 0"),
     ]
     for settings, message in cases:
         with pytest.raises(ValueError, match=message):
@@ -219,6 +258,11 @@ def test_bad_configurations() -> None:
         train(new_model("base"), CORPUS, CONFIG, progress=False)
     with pytest.raises(ValueError, match="mode 'base' trains a model without a fast-weight block"):
         train(new_model("retrofit"), CORPUS, dataclasses.replace(CONFIG, mode="base"), progress=False)
+    with pytest.raises(ValueError, match="checkpoint_every is 0; expected at least 1"):
+        train(new_model("retrofit"), CORPUS, CONFIG, checkpoint_every=0, progress=False)
+    own_body = attach_fast_weights(make_text_model(), 4, UpdateRule(inner_batch=INNER_BATCH), share_body=False)
+    with pytest.raises(ValueError, match="last_layers is 3, but the model has 2 layers"):
+        train(own_body, CORPUS, dataclasses.replace(CONFIG, last_layers=3), progress=False)
     with pytest.raises(ValueError, match="fewer than 2 rows"):
         train(new_model("base"), CORPUS, dataclasses.replace(CONFIG, mode="base", tokens=10_000), progress=False)
 
