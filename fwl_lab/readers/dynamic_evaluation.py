@@ -16,6 +16,7 @@ from ..optimizers import DynamicEvaluationRMS, DynamicEvaluationSGD, GradientSta
 from ..states import detach, from_tensors, to_tensors
 from ..windows import Context
 from .base import Reader
+from .static import StaticReader
 
 MakeOptimizer = Callable[[Sequence[Tensor]], torch.optim.Optimizer]
 UNTUNED_STEP = 1e-3  # a cautious step of plain gradient descent, for models nobody has tuned
@@ -89,9 +90,13 @@ class DynamicEvaluationReader(Reader):
 
     def _start(self) -> None:
         self.documents = [self._new_document()]
+        # Where nothing will be learned, all documents are read together, bit for bit as StaticReader reads them.
+        self.still = StaticReader(self.model) if self.step_scale == 0 else None
 
     def _carry(self) -> None:
         self.documents = [self._new_document(d.weights, d.optimizer) for d in self.documents]
+        if self.still is not None:
+            self.still.context = Context.empty(len(self.last), self.model.device)
 
     def _new_document(
         self, weights: dict[str, Tensor] | None = None, optimizer: torch.optim.Optimizer | None = None
@@ -106,8 +111,12 @@ class DynamicEvaluationReader(Reader):
     def _expand(self, rows: int) -> None:
         # Copies, not new documents: weights carried from the document before serve every row.
         self.documents += [copy.deepcopy(self.documents[0]) for _ in range(rows - 1)]
+        if self.still is not None:
+            self.still._expand(rows)
 
     def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        if self.still is not None:
+            return self.still._read(inputs, labels, weights)
         nll = torch.zeros(
             labels.shape, dtype=torch.promote_types(self.model.dtype, torch.float32), device=labels.device
         )
@@ -120,9 +129,6 @@ class DynamicEvaluationReader(Reader):
 
     def _read_document(self, document: _Document, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         """NLL (n,) of the next real tokens (1, n) of one document."""
-        if self.step_scale == 0:  # nothing will be learned: read as StaticReader does, bit for bit
-            nll, document.now = self.model(inputs, document.now, labels)
-            return nll[0]
         scores = []
         while inputs.shape[1]:
             room = self.segment - document.inputs.shape[1]
@@ -173,6 +179,8 @@ class DynamicEvaluationReader(Reader):
         document.optimizer.zero_grad(set_to_none=True)
 
     def _logits(self, last: Tensor) -> Tensor:
+        if self.still is not None:
+            return self.still._logits(last)
         rows = [self._call(d, last[i : i + 1], d.now, None)[0][:, -1] for i, d in enumerate(self.documents)]
         return torch.cat(rows)
 
@@ -180,6 +188,7 @@ class DynamicEvaluationReader(Reader):
         twin = super().fork()
         # One deepcopy of weights and optimizer together keeps the optimizer on the copied tensors.
         twin.documents = [copy.deepcopy(document) for document in self.documents]
+        twin.still = None if self.still is None else self.still.fork()
         return twin
 
     def fast_weights(self) -> dict[str, Tensor]:
@@ -198,6 +207,8 @@ class DynamicEvaluationReader(Reader):
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = {"segment": torch.tensor(self.segment)}
+        if self.still is not None:
+            tensors |= self.still._tensors()
         for row, document in enumerate(self.documents):
             tensors |= to_tensors(document.before, f"{row}.before.") | to_tensors(document.now, f"{row}.now.")
             tensors |= {f"{row}.{n}": getattr(document, n).clone() for n in ("inputs", "labels", "token_weights")}
@@ -211,6 +222,8 @@ class DynamicEvaluationReader(Reader):
             raise ValueError(
                 f"the state was saved with segments of {int(tensors['segment'])} tokens, not {self.segment}."
             )
+        if self.still is not None:
+            self.still._restore(tensors)
         for row, document in enumerate(self.documents):
             own = {k.removeprefix(f"{row}."): v for k, v in tensors.items() if k.startswith(f"{row}.")}
             document.before, document.now = (from_tensors(document.now, own, f"{n}.") for n in ("before", "now"))
