@@ -24,6 +24,7 @@ readers = [
     "fwl",
 ]
 path = None
+size = None
 flag = False
 output = "runs"
 """
@@ -62,6 +63,7 @@ def test_parameters_are_read_from_the_tagged_cell(notebook):
         "rate": 0.5,
         "readers": ["base", "fwl"],
         "path": None,
+        "size": None,
         "flag": False,
         "output": "runs",
     }
@@ -81,7 +83,16 @@ def test_parameters_are_read_from_the_tagged_cell(notebook):
         ("readers", "['base']", ["base"]),
         ("readers", '["a", "b"]', ["a", "b"]),
         ("path", "texts/a.txt", "texts/a.txt"),
-        ("path", "7", 7),
+        ("path", "7", "7"),
+        ("path", "[7]", "[7]"),
+        ("path", "null", None),
+        ("size", "128", 128),
+        ("size", "1e-3", 1e-3),
+        ("size", "[1, 2]", [1, 2]),
+        ("size", "null", None),
+        ("size", "true", "true"),
+        ("size", "'quoted'", "'quoted'"),
+        ("count", "null", None),
         ("flag", "true", True),
         ("flag", "False", False),
         ("count", 5, 5),

@@ -28,6 +28,8 @@ from traitlets.config import Config
 
 PLOTLY: Final = "application/vnd.plotly.v1+json"
 WIDGET: Final = "application/vnd.jupyter.widget-view+json"
+# Of these text stays text whatever it spells: a folder may be called 7.
+PLACES: Final = frozenset({"control", "document", "model", "path"})
 _HERE: Final = Path(__file__).parent
 _PROGRESS: Final = re.compile(r"\d+%\|.*\||\d+(\.\d+)?(it|tok|token|cell)s?/s")
 
@@ -97,6 +99,9 @@ def notebook_parameters(path: str | Path) -> dict[str, Any]:
 def check_parameters(path: str | Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters with values as the notebook expects them: text is read as a literal unless the default is text.
 
+    Where the default is None, only None, numbers, lists, tuples and dicts are read; the rest, and what names a place
+    (a path, a document, a model), stays text. ``None`` and ``null`` always are None.
+
     Raises
     ------
     ValueError
@@ -109,10 +114,12 @@ def check_parameters(path: str | Path, parameters: Mapping[str, Any]) -> dict[st
             known = ", ".join(defaults) or "none at all"
             raise ValueError(f"{Path(path).name} has no parameter {name!r}; it has {known}")
         default = defaults[name]
-        if isinstance(value, str) and not isinstance(default, str):
-            value = _literal(value, value)
-        elif value == "None":
+        if value in ("None", "null"):
             value = None
+        elif isinstance(value, str) and name not in PLACES and not isinstance(default, str):
+            read = _literal(value, value)
+            plain = type(read) in (int, float, list, tuple, dict)
+            value = read if plain or default is not None else value
         fits = (int, float) if isinstance(default, float) else type(default)
         wrong = isinstance(value, bool) != isinstance(default, bool) or not isinstance(value, fits)
         if default is not None and value is not None and wrong:
