@@ -17,7 +17,7 @@ from fwl_lab import Document, LanguageModel, UpdateRule, attach_fast_weights, lo
 from fwl_lab.loading import read_tensors
 from fwl_lab.readers import DynamicEvaluationReader, FastWeightReader, StaticReader
 from fwl_lab.training import TrainingConfig
-from widgets.report import check_parameters, notebook_parameters, run_notebook, write_report
+from widgets.report import NotebookFailed, check_parameters, notebook_parameters, run_notebook, write_report
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -154,6 +154,30 @@ def test_quickstart_reads_a_users_text(texts, model_folder, tmp_path):
     assert "03.txt" in (tmp_path / "document.html").read_text(encoding="utf-8")
     page = write_report(executed, tmp_path / "report.html").read_text(encoding="utf-8")
     assert page.count('<script type="application/json">') == 6
+
+
+def test_quickstart_shows_no_update_of_a_text_too_short_for_one(texts, model_folder, tmp_path):
+    readers = ["base", "fwl", "static"]
+    source = {"model": str(model_folder), "path": str(texts), "document": "short.txt", "corpus": "text"}
+    executed = _run("00_quickstart", tmp_path, **source, readers=readers)
+    assert "short.txt" in _said(executed)
+    assert "drift" not in open_trace(tmp_path / "trace.zarr")
+    (cell,) = (cell for cell in _code(executed) if "plot_fast_weight_norms" in cell.source)
+    assert cell.outputs == []
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"readers": ["static", "fwl"]}, "expected 'base' and one that adapts"),
+        ({"readers": ["base", "static"]}, "expected 'base' and one that adapts"),
+        ({"corpus": "wikitext", "path": "wiki.tokens"}, "WikiText: 01_evaluation"),
+        ({"corpus": "text"}, "give 'stdlib', or 'text' and a path"),
+    ],
+)
+def test_quickstart_refuses_what_it_cannot_show(tmp_path, given, message):
+    with pytest.raises(NotebookFailed, match=f"ValueError: .*{message}"):
+        _run("00_quickstart", tmp_path, **given)
 
 
 def test_training_a_block_leaves_a_model_a_trace_and_where_it_came_from(texts, model_folder, tmp_path):
