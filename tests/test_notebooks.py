@@ -180,6 +180,21 @@ def test_quickstart_refuses_what_it_cannot_show(tmp_path, given, message):
         _run("00_quickstart", tmp_path, **given)
 
 
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("train", {"validation_documents": 0}),
+        ("train", {"validation_tokens": 0}),
+        ("01_evaluation", {"table_tokens": 0}),
+        ("01_evaluation", {"max_tokens": 0}),
+    ],
+)
+def test_nothing_is_read_where_no_token_would_be_measured(tmp_path, name, given):
+    with pytest.raises(NotebookFailed, match=r"ValueError: .*\b0\b.*; (give|expected) at least 1"):
+        _run(name, tmp_path, **given)
+    assert [path.name for path in tmp_path.iterdir()] == [f"{name}.ipynb"]
+
+
 def test_training_a_block_leaves_a_model_a_trace_and_where_it_came_from(texts, model_folder, tmp_path):
     options = {"steps": 20, "rows": 1, "tokens": 32, "warmup": 2, "size": 4, "inner_batch": 8, "initial_step": 0.01}
     source = {"model": str(model_folder), "corpus": "text", "path": str(texts)}
@@ -194,6 +209,7 @@ def test_training_a_block_leaves_a_model_a_trace_and_where_it_came_from(texts, m
     run = facts["training"][-1]
     assert run["config"]["steps"] == 20
     assert run["tokens"] == 20 * 32
+    assert (run["initial_step"], run["inner_batch"]) == (0.01, 8)
     assert [point["step"] for point in run["curve"]] == [20]
     assert facts["dynamic_evaluation"] == {"rule": "sgd", "lr": 0.05}
     # The last tenth of 21 documents, sorted by name, is held out; of these the one long enough is read.
