@@ -13,6 +13,8 @@ from .language_model import LanguageModel
 from .optimizers import GradientStatistics
 from .readers.dynamic_evaluation import DynamicEvaluationReader, make_optimizer
 
+FINER = (0.6, 1.7)  # times the grid's best step: its neighbours
+DECAYS = (0.003, 0.03)  # tried with the best step
 # Step sizes, decays and ε of each rule, coarse and wide; ε is relative to the mean root-mean-square gradient.
 GRID: Mapping[str, Mapping[str, Sequence[float]]] = {
     "sgd": {"lr": (0.03, 0.1, 0.3, 1.0, 3.0), "decay": (0.0,)},
@@ -57,32 +59,36 @@ def tune_dynamic_evaluation(
     trials : list of Trial, best first
     """
     tokens = [model.encode(document.text)[None, :max_tokens].to(model.device) for document in documents]
+    length = sum(ids.shape[1] for ids in tokens)
+    plan = {rule: list(_settings(rule, values, statistics)) for rule, values in grid.items()
+            if rule == "sgd" or statistics is not None}  # fmt: skip
+    count = sum(len(settings) + len(FINER) + len(DECAYS) for settings in plan.values())
     trials: list[Trial] = []
-    bar = tqdm(desc="tuning", unit="trial", disable=not progress)
+    bar = tqdm(desc="tuning", total=count * length, unit="tok", unit_scale=True, disable=not progress)
 
     def measure(facts: dict[str, Any]) -> Trial:
         reader = DynamicEvaluationReader(model, make_optimizer(facts, statistics), segment)
-        total = 0.0
+        total, begun = 0.0, bar.n
         try:
             for ids in tokens:
                 reader.reset()
                 total += float(reader.read(ids).nll.double().sum())
+                bar.update(ids.shape[1])
         except FloatingPointError:
             total = float("inf")
-        trial = Trial(facts, total / sum(ids.shape[1] for ids in tokens))
+        trial = Trial(facts, total / length)
         trials.append(trial)
-        bar.update()
+        bar.update(begun + length - bar.n)  # what a rule that diverged has left unread
         bar.set_postfix(best=f"{min(t.nats for t in trials):.4f}")
         return trial
 
     with bar:
-        for rule, values in grid.items():
-            if rule != "sgd" and statistics is None:
-                continue
-            best = min((measure(facts) for facts in _settings(rule, values, statistics)), key=lambda t: t.nats)
-            for finer in _neighbours(best.facts):
-                best = min(best, measure(finer), key=lambda t: t.nats)
-            for decay in (0.003, 0.03):
+        for settings in plan.values():
+            best = min(map(measure, settings), key=lambda t: t.nats)
+            centre = best.facts
+            for factor in FINER:
+                best = min(best, measure(centre | {"lr": centre["lr"] * factor}), key=lambda t: t.nats)
+            for decay in DECAYS:
                 measure(best.facts | {"decay": decay})
     return sorted(trials, key=lambda t: t.nats)
 
@@ -99,8 +105,3 @@ def _settings(
         if "eps" in numbers:
             numbers["eps"] *= scale
         yield {"rule": rule, **numbers}
-
-
-def _neighbours(facts: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for factor in (0.6, 1.7):
-        yield facts | {"lr": facts["lr"] * factor}
