@@ -5,15 +5,18 @@ next token is scored, with the weights of that time.
 """
 
 import copy
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from ..language_model import LanguageModel
+from ..loading import read_tensors, write_tensors
 
 # Called after each update with the tokens read so far (B,) and a function that gives Δθ per parameter (B, ...).
 Observer = Callable[[Tensor, Callable[[], dict[str, Tensor]]], None]
@@ -42,6 +45,7 @@ class Reader(ABC):
         self.model = model
         self.last: Tensor  # (B, 1), read but not yet seen by the body
         self.step_scale = float(step_scale)
+        self.learning = True  # False in a reader made by `frozen`
         self._observers: list[Observer] = []
         self.reset()
 
@@ -85,7 +89,7 @@ class Reader(ABC):
 
     def configuration(self) -> dict[str, Any]:
         """What tells this reader from others, as JSON values; kept in every trace."""
-        return {"kind": type(self).__name__, "step_scale": self.step_scale}
+        return {"kind": type(self).__name__, "step_scale": self.step_scale, "learning": self.learning}
 
     # -- the contract ---------------------------------------------------------------------------------------------
 
@@ -151,16 +155,31 @@ class Reader(ABC):
         twin._observers = []
         return twin
 
+    def frozen(self) -> Self:
+        """A fork that reads on with what has been learned so far, and learns no more.
+
+        What it reads enters its context and is scored by the fast weights (and the cache) as they are now; they stay
+        so until :meth:`reset`. Its first prediction is this reader's.
+        """
+        twin = self.fork()
+        twin._freeze()
+        return twin
+
+    def _freeze(self) -> None:
+        """Learn no more. By default every update from here on is multiplied by 0."""
+        self.learning, self.step_scale = False, 0.0
+
     def with_step_scale(self, scale: float) -> Self:
         """A fresh reader of the same kind whose every update is multiplied by `scale`; 0 reads as StaticReader does."""
         twin = self.fork()
-        twin.step_scale = float(scale)
+        twin.step_scale, twin.learning = float(scale), True
         twin.reset()
         return twin
 
     def state_dict(self) -> dict[str, Tensor]:
         """All that was read, as a flat dict of tensors."""
-        return {"last": self.last.clone().contiguous(), **self._tensors()}
+        fresh = torch.tensor(self._fresh)  # whether it may still become that of several rows
+        return {"last": self.last.clone().contiguous(), "fresh": fresh, **self._tensors()}
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Go on where another reader of the same kind and model stood."""
@@ -172,7 +191,44 @@ class Reader(ABC):
             self._expand(rows)
         self._restore(dict(tensors))
         self.last = tensors["last"].to(self.model.device)
-        self._fresh = False
+        self._fresh = bool(tensors.get("fresh", False))
+
+    def save(self, path: str | Path) -> None:
+        """Write all that was read to a safetensors file, from which :meth:`load` goes on, in another process too.
+
+        The file holds either what it held before or all of the new state, even if the process is killed. On the CPU a
+        reader that goes on from it gives bitwise the scores of one that was never stopped, for the same sequence of
+        calls and number of threads.
+        """
+        facts = {"reader": json.dumps(self.configuration()), "model_hash": self.model.weight_hash()}
+        write_tensors(self.state_dict(), Path(path), facts)
+
+    def load(self, path: str | Path) -> None:
+        """Go on where the reader stood that wrote `path`.
+
+        Raises
+        ------
+        FileNotFoundError
+            No such file.
+        ValueError
+            The file is damaged, no reader's, of another model, or of a reader that was set otherwise; says in what.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{str(path)!r} is no file; expected one written by a reader's save().")
+        tensors, facts = read_tensors(path)
+        if not {"reader", "model_hash"} <= facts.keys():
+            raise ValueError(f"{str(path)!r} holds no reader's state; expected a file written by a reader's save().")
+        if facts["model_hash"] != (own := self.model.weight_hash()):
+            raise ValueError(
+                f"{str(path)!r} was saved over a model with the hash {facts['model_hash']}, this reader's has {own}. "
+                "Expected the same weights in the same dtype."
+            )
+        theirs, ours = json.loads(facts["reader"]), json.loads(json.dumps(self.configuration()))
+        unlike = [name for name in theirs | ours if theirs.get(name) != ours.get(name)]
+        if unlike:
+            said = "; ".join(f"{name} {theirs.get(name)}, this one's is {ours.get(name)}" for name in unlike)
+            raise ValueError(f"{str(path)!r} was saved by a reader with {said}. Expected a reader set as that one was.")
+        self.load_state_dict(tensors)
 
     @contextmanager
     def observed(self, observer: Observer) -> Iterator[None]:

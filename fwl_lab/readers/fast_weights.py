@@ -47,6 +47,8 @@ class FastWeightReader(Reader):
 
     def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         residual, self.context = self.model.read(inputs, self.context, weights != 0)
+        if not self.learning:
+            return self.block.nll(self.block(residual, None, weights, self.state).hidden, labels)
         out = self.block(
             residual, labels, weights, self.state, step_scale=self.step_scale,
             observe=(lambda state: self._notify(state.seen, state.fast_weights)) if self._observers else None,
@@ -57,6 +59,10 @@ class FastWeightReader(Reader):
     def _logits(self, last: Tensor) -> Tensor:
         residual, _ = self.model.read(last, self.context)
         return self.block.logits(self.block(residual, state=self.state).hidden)[:, -1]
+
+    def _freeze(self) -> None:
+        # No step scale of 0: what was read would still move the inner batches on, and decay with them.
+        self.learning = False
 
     def fast_weights(self) -> dict[str, Tensor]:
         return self.state.fast_weights()
