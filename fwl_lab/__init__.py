@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "readers": [
             "DynamicEvaluationReader",
             "FastWeightReader",
+            "NeuralCacheReader",
             "Reader",
             "Scores",
             "StaticReader",

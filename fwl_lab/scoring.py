@@ -14,7 +14,7 @@ from . import trace as schema
 from .corpus import Document, corpus_hash
 from .language_model import Encoding, LanguageModel
 from .provenance import provenance
-from .readers import DynamicEvaluationReader, FastWeightReader, Reader, StaticReader
+from .readers import DynamicEvaluationReader, FastWeightReader, NeuralCacheReader, Reader, StaticReader
 from .recording import Recorder, Recording, norms_dataset
 
 CALL = 1024  # tokens between two looks at the progress bar; no score depends on it
@@ -24,14 +24,16 @@ READERS: dict[str, Callable[[LanguageModel], Reader]] = {
     "static": StaticReader,
     "dynamic_evaluation": lambda model: DynamicEvaluationReader(model.base),
     "fwl": FastWeightReader,
+    "neural_cache": lambda model: NeuralCacheReader(model.base),
 }
+USUAL = (schema.BASE, "static", "dynamic_evaluation", "fwl")
 
 
-def make_readers(model: LanguageModel, names: Sequence[str] = tuple(READERS)) -> dict[str, Reader]:
-    """The usual readers of a model, by name.
+def make_readers(model: LanguageModel, names: Sequence[str] = USUAL) -> dict[str, Reader]:
+    """Readers of a model, by name; the usual four where none are named.
 
     base: the LM without its block. static: the block at θ₀. dynamic_evaluation: all weights of the base, with the
-    rule and step tuned for it. fwl: the block's fast weights.
+    rule and step tuned for it. fwl: the block's fast weights. neural_cache: the base with a cache, which copies.
     """
     if isinstance(names, str):
         raise ValueError(f"names is {names!r}; expected a list of names, such as [{names!r}].")

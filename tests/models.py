@@ -29,6 +29,7 @@ from fwl_lab import (
     FastWeightReader,
     GradientStatistics,
     LanguageModel,
+    NeuralCacheReader,
     Reader,
     StaticReader,
     UpdateRule,
@@ -39,6 +40,7 @@ from fwl_lab.from_scratch import train_tokenizer
 VOCABULARY, WIDTH, WINDOW, BOS = 48, 16, 16, 1
 # Inner batch and segment divide neither the window nor each other, so that their boundaries fall apart.
 INNER_BATCH, SEGMENT = 10, 12
+CACHE = 23  # pairs that a neural cache keeps; less than a test's document, so that it forgets
 MakeReader = Callable[[], Reader]
 
 _LLAMA = {
@@ -177,6 +179,7 @@ READERS: dict[str, Callable[[LanguageModel], Reader]] = {
     "fwl": FastWeightReader,
     "sgd": lambda model: DynamicEvaluationReader(model.base, sgd, SEGMENT),
     "rms": lambda model: DynamicEvaluationReader(model.base, rms, SEGMENT),
+    "cache": lambda model: NeuralCacheReader(model, size=CACHE, theta=5.0, interpolation=0.3),
 }
 ADAPTING = ("fwl", "sgd", "rms")
 
