@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "fast_weights": ["FastWeightBlock", "FastWeightState", "UpdateRule"],
         "fast_weights.reference": ["load_published_parameters"],
         "from_scratch": ["new_model"],
+        "generation": ["Generation", "generate"],
         "language_model": ["LanguageModel"],
         "loading": ["attach_fast_weights", "load_model"],
         "optimizers": ["DynamicEvaluationRMS", "DynamicEvaluationSGD", "GradientStatistics"],
