@@ -14,7 +14,7 @@ unexport JUPYTER_PATH
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo lab evaluate wikitext train tune test test-slow check format clean
+.PHONY: help demo lab evaluate wikitext train tune bench test test-slow check format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -37,6 +37,9 @@ train: $(STAMP)  ## train a model; it and a report in runs/train (TRAIN="-p mode
 
 tune: $(STAMP)  ## choose dynamic evaluation's rule for a model; both in runs/tune (TUNE="-p model runs/train/model")
 	$(REPORT) notebooks/tune.ipynb $(or $(RUN),runs/tune) $(TUNE)
+
+bench: $(STAMP)  ## what reading and learning cost; a table, and runs/bench.json (BENCH="--models bundled")
+	$(BIN) -m fwl_lab.benchmark runs/bench.json $(BENCH)
 
 test: $(STAMP)  ## the core tests: no network, no GPU, under two minutes (PYTEST="-k trace" narrows)
 	$(BIN) -m pytest -m "not slow and not browser and not gpu" $(PYTEST)

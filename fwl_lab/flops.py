@@ -1,0 +1,208 @@
+"""Floating-point operations of reading and of training, twice: by formula, and counted as they are executed.
+
+A multiply-add is two operations. What is no product of matrices (norms, softmax, optimizer steps) is not counted; it
+is a small part of the work.
+
+===== ============================================================================
+T     tokens of one document, read in one call from its start
+P     numbers in the body's matrices, embeddings not counted
+A     multiply-adds of one query with one key, all layers: layers · heads · head width
+V·D   numbers in the unembedding U
+D·H   numbers in W1, and in W2, of the block; S = D when attached
+L     tokens computed together in the block: an inner batch
+===== ============================================================================
+
+The README of `fast_weights` writes the formulas out.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from .language_model import LanguageModel
+
+SEGMENT = 64  # tokens between two steps of dynamic evaluation, as DynamicEvaluationReader has it
+STATIC, FWL, DYNAMIC = "static", "fwl", "dynamic-evaluation"
+FWL_TRAINING, PLAIN_TRAINING = "fwl-training", "plain-training"
+HEAD = "-head"  # behind either: the unembedding learns too
+READING = (STATIC, FWL, DYNAMIC)
+
+
+# -- as executed --------------------------------------------------------------------------------------------------
+
+
+def _product(_self: torch.Size, a: torch.Size, b: torch.Size, *_: object, **__: object) -> int:
+    """Of `self += a @ b`, a (..., m, k) and b (..., k, n), or b (k,)."""
+    return 2 * a.numel() * (b[-1] if len(b) > 1 else 1)
+
+
+def _vector_product(a: torch.Size, _b: torch.Size, *_: object, **__: object) -> int:
+    """Of a (m, k) or (k,) times a vector (k,)."""
+    return 2 * a.numel()
+
+
+def _attention(query: torch.Size, key: torch.Size, value: torch.Size, *_: object, **__: object) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _attention_backward(
+    gradient: torch.Size, query: torch.Size, key: torch.Size, value: torch.Size, *_: object, **__: object
+) -> int:
+    return sdpa_backward_flop_count(gradient, query, key, value)
+
+
+_aten = torch.ops.aten
+# What torch counts as nothing. Handed to each counter, not registered: another library may register the same.
+FORMULAS = {
+    _aten.addmm_: _product,
+    _aten.baddbmm_: _product,
+    _aten.addmv: _product,
+    _aten.addmv_: _product,
+    _aten.mv: _vector_product,
+    _aten.dot: _vector_product,
+    _aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+
+
+def count_flops(function: Callable[[], object]) -> int:
+    """Floating-point operations of the matrix products and attention that a call executes, its backward passes too."""
+    with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
+        function()
+    return int(counter.get_total_flops())
+
+
+# -- by formula ---------------------------------------------------------------------------------------------------
+
+
+class Work(NamedTuple):
+    """Products that a token takes part in, in block and head.
+
+    Attributes
+    ----------
+    unembedding : with U, V·D multiply-adds each
+    dense : with W1 or W2 or a matrix of their shape, D·H each
+    narrow, wide : inside an inner batch, L·D and L·H each
+    carried : those of `dense` that the last inner batch does not need, since no later one uses its state
+    """
+
+    unembedding: int
+    dense: int = 0
+    narrow: int = 0
+    wide: int = 0
+    carried: int = 0
+
+
+# Every count of products is here and nowhere else; the README of `fast_weights` says which they are.
+WORK = {
+    STATIC: Work(1),
+    FWL: Work(3, dense=6, narrow=2, wide=2),
+    DYNAMIC: Work(3),
+    FWL_TRAINING: Work(7, dense=16, narrow=4, wide=5, carried=3),
+    FWL_TRAINING + HEAD: Work(10, dense=16, narrow=4, wide=5, carried=3),
+    PLAIN_TRAINING: Work(6, dense=16, narrow=4, wide=5, carried=3),
+    PLAIN_TRAINING + HEAD: Work(9, dense=16, narrow=4, wide=5, carried=3),
+}
+
+
+class Pass(NamedTuple):
+    """One call of the body: queries over keys, and whether a gradient runs back through it."""
+
+    queries: int
+    keys: int
+    gradient: bool
+
+
+def flops_per_token(model: LanguageModel, what: str, tokens: int) -> float:
+    """Floating-point operations per token by formula.
+
+    Parameters
+    ----------
+    model : LanguageModel
+        With a block, in its attached shape, where `what` needs one.
+    what : str
+        "static" (`model.base`), "fwl" or "dynamic-evaluation" (segments of 64, all weights): a document read in one
+        call by a fresh reader. "fwl-training" or "plain-training": block and head, forward and backward, given the
+        body's hidden states; with "-head" the head learns too.
+    tokens : int
+        T.
+
+    Raises
+    ------
+    ValueError
+        Unknown `what`, no tokens, or a training step of a model without a block.
+    """
+    if what not in WORK:
+        raise ValueError(f"what is {what!r}; expected one of {', '.join(WORK)}.")
+    if tokens < 1:
+        raise ValueError(f"tokens is {tokens}; expected at least 1.")
+    return 2 * (_body(model, what, tokens) + _block_and_head(model, what, tokens)) / tokens
+
+
+def _body(model: LanguageModel, what: str, tokens: int) -> int:
+    """Multiply-adds of the body."""
+    if what not in READING:
+        return 0
+    body, config = model.network.base_model, model.network.config
+    matrices = sum(
+        p.numel()
+        for module in body.modules()
+        if not isinstance(module, nn.Embedding)
+        for p in module.parameters(recurse=False)
+        if p.ndim == 2
+    )
+    heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    pair = config.num_hidden_layers * heads * width
+    total = 0
+    for queries, keys, gradient in _passes(model, tokens, SEGMENT if what == DYNAMIC else tokens):
+        gradient &= what == DYNAMIC
+        # Backward: one product for the input's gradient and one for the matrix'. Attention makes five there, since
+        # its kernel keeps no scores and makes them again.
+        total += matrices * queries * (3 if gradient else 1) + pair * queries * keys * (2 + 5 * gradient)
+    return total
+
+
+def _passes(model: LanguageModel, tokens: int, call: int) -> Iterator[Pass]:
+    """What the body is called with to read `tokens` tokens, `call` at a time; see `windows.read_body`."""
+    window, half = model.window, model.window // 2
+    start = seen = 0
+    while seen < tokens:
+        end = min(tokens, (seen // call + 1) * call)
+        whole = end % call == 0
+        for _ in range(-(-(end - seen) // window)):
+            stop = min(end, seen + window)
+            while seen < stop:
+                if model.rotary:
+                    new = stop - seen
+                    yield Pass(new, min(seen, window - 1) + new, whole)
+                else:
+                    new = min(stop, (seen // half + 1) * half) - seen
+                    begin = max(0, seen // half - 1) * half
+                    if begin > start:  # a new window: what it begins with is read again
+                        start = begin
+                        yield Pass(seen - start, seen - start, False)
+                    yield Pass(new, seen - start + new, whole)
+                seen += new
+
+
+def _block_and_head(model: LanguageModel, what: str, tokens: int) -> int:
+    """Multiply-adds of block and head."""
+    work, head = WORK[what], model.unembedding.weight.numel()
+    if what == DYNAMIC:  # what follows the last whole segment is scored and not learned from
+        return head * (WORK[STATIC].unembedding * tokens + 2 * (tokens // SEGMENT * SEGMENT))
+    if not work.dense:
+        return work.unembedding * head * tokens
+    if model.block is None:
+        raise ValueError(f"the model has no fast-weight block, which {what!r} needs; see attach_fast_weights.")
+    hidden, width = model.block.W1.shape
+    inner = model.block.rule.inner_batch or tokens
+    total = work.unembedding * head * tokens + work.dense * hidden * width * tokens
+    for start in range(0, tokens, inner):
+        length = min(inner, tokens - start)
+        total += length * length * (work.narrow * width + work.wide * hidden)
+    last = tokens - (tokens - 1) // inner * inner
+    return total - work.carried * hidden * width * last

@@ -1,0 +1,110 @@
+"""How long a call takes, how much memory it needs beyond what is held, and how fast the machine multiplies matrices."""
+
+import ctypes
+import gc
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+RESET_HIGH_WATER = "5"  # what Linux takes as: the high-water mark begins anew (proc(5), clear_refs)
+SAMPLING_SECONDS = 0.001
+
+
+def seconds(function: Callable[[], object], device: torch.device) -> float:
+    """Seconds that a call takes; on a GPU those between two events around it."""
+    if device.type == "cuda":
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda.synchronize(device)
+        start.record()
+        function()
+        end.record()
+        torch.cuda.synchronize(device)
+        return start.elapsed_time(end) / 1000
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def peak_bytes(function: Callable[[], object], device: torch.device) -> int | None:
+    """Most bytes held at once during a call, above what was held before it.
+
+    On a GPU what torch's allocator gave out, on a CPU the resident size of the process. None on a CPU where the
+    system does not tell (no /proc).
+    """
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        function()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    if not STATUS.exists():
+        return None
+    _give_back()
+    before = _status("VmRSS")
+    with _high_water() as peak:
+        function()
+        return max(peak() - before, 0)
+
+
+def product_rate(device: torch.device, dtype: torch.dtype) -> Callable[[], float]:
+    """A function that multiplies two large square matrices and says how many FLOPs a second that made.
+
+    Its first call is slower than the others.
+    """
+    side = 8192 if device.type == "cuda" else 2048
+    left, right = (torch.rand(side, side, device=device).to(dtype) for _ in range(2))
+    return lambda: 2 * side**3 / seconds(lambda: torch.mm(left, right), device)
+
+
+def _status(name: str) -> int:
+    """A size in bytes from the process' status."""
+    found = re.search(rf"^{name}:\s+(\d+) kB", STATUS.read_text(), flags=re.MULTILINE)
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+def _give_back() -> None:
+    """Return what the allocator keeps of freed memory to the system; otherwise it would hide what is used again."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, other C libraries do not
+        if trim is not None:
+            trim(0)
+
+
+@contextmanager
+def _high_water() -> Iterator[Callable[[], int]]:
+    """Inside, the value says how large the process has been since the beginning, in bytes."""
+    try:
+        CLEAR_REFS.write_text(RESET_HIGH_WATER)
+    except OSError:
+        with _sampled() as peak:
+            yield peak
+    else:
+        yield lambda: _status("VmHWM")
+
+
+@contextmanager
+def _sampled() -> Iterator[Callable[[], int]]:
+    """The same by looking every millisecond, where the high-water mark cannot be reset; may miss the highest point."""
+    sizes, done = [_status("VmRSS")], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(SAMPLING_SECONDS):
+            sizes[0] = max(sizes[0], _status("VmRSS"))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield lambda: max(sizes[0], _status("VmRSS"))
+    finally:
+        done.set()
+        watcher.join()

@@ -1,0 +1,162 @@
+"""The benchmark compares like with like, and its instruments show what is there. No test looks at a clock's value."""
+
+import argparse
+import inspect
+import json
+import statistics
+import threading
+from functools import partial
+
+import pytest
+import torch
+from models import make_block_model, make_text_model, make_tokens
+
+from fwl_lab import benchmark as bench
+from fwl_lab import measuring
+from fwl_lab.benchmark import Subject, benchmark, table
+from fwl_lab.flops import DYNAMIC, FWL, FWL_TRAINING, HEAD, PLAIN_TRAINING, STATIC, WORK
+from fwl_lab.workloads import block_nll, document, plain_nll, workload
+
+CPU = torch.device("cpu")
+MEGA = 10**6
+
+
+def _tiny(device, dtype):
+    return make_block_model("gpt2", dtype, n_positions=64)
+
+
+SUBJECTS = {"tiny": Subject(_tiny, 3)}
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+@pytest.mark.parametrize("family", ["gpt2", "mistral"])
+def test_the_plain_step_is_the_blocks(family, dtype, tolerance):
+    """Values and all gradients. Worst seen: 5e-7 of the largest entry in float32, 1e-15 in float64."""
+    model = make_block_model(family, dtype)
+    hidden, labels = torch.randn(2, 45, model.block.W1.shape[1], dtype=dtype), make_tokens(2, 45)
+    model.requires_grad_(False)
+    learned = {**dict(model.block.named_parameters()), "U": model.unembedding.weight}
+    for parameter in learned.values():
+        parameter.requires_grad_(True)
+    plain, ours = (f(model.block, hidden, labels) for f in (plain_nll, block_nll))
+    assert (plain - model.block.nll(hidden, labels)).abs().max() > 0.1, "adapting should show"
+    torch.testing.assert_close(plain, ours, rtol=tolerance, atol=tolerance)
+    expected, gradients = (torch.autograd.grad(nll.sum(), list(learned.values())) for nll in (plain, ours))
+    for name, one, other in zip(learned, expected, gradients, strict=True):
+        scale = float(one.abs().max())
+        assert scale > 0.1, name
+        assert float((one - other).abs().max()) < tolerance * scale, name
+
+
+def test_a_step_makes_gradients_for_block_and_where_asked_for_head():
+    model = make_block_model("mistral", tie_word_embeddings=False)
+    seen = {}
+    real = model.zero_grad
+
+    def zero_grad(set_to_none=True):
+        seen.update({n: p.grad is not None for n, p in model.named_parameters() if p.grad is not None})
+        real(set_to_none=set_to_none)
+
+    model.zero_grad = zero_grad
+    own = {f"block.{n}" for n, _ in model.block.named_parameters()}
+    for what in (FWL_TRAINING, PLAIN_TRAINING):
+        seen.clear()
+        workload(model, what, make_tokens(1, 30))()
+        assert set(seen) == own
+        workload(model, what + HEAD, make_tokens(1, 30))()
+        assert set(seen) == own | {"network.lm_head.weight"}
+
+
+@pytest.mark.skipif(not measuring.STATUS.exists(), reason="this system does not tell a process its size")
+@pytest.mark.parametrize("way", ["high-water mark", "samples"])
+def test_an_allocation_shows(way, monkeypatch, tmp_path):
+    if way == "samples":
+        monkeypatch.setattr(measuring, "CLEAR_REFS", tmp_path / "missing" / "clear_refs")
+    measuring.peak_bytes(partial(torch.ones, 1000), CPU)
+    for size in (200 * MEGA, 50 * MEGA, 200 * MEGA):  # what was freed before hides nothing
+        found = measuring.peak_bytes(partial(torch.ones, size // 4), CPU)
+        assert found == pytest.approx(size, rel=0.1)
+    assert threading.active_count() < 20
+
+
+def test_no_size_where_the_system_does_not_tell(monkeypatch, tmp_path):
+    monkeypatch.setattr(measuring, "STATUS", tmp_path / "status")
+    called = []
+    assert measuring.peak_bytes(lambda: called.append(1), CPU) is None
+
+
+class Prepared:
+    """A workload that says what it is."""
+
+    def __init__(self, model, what, tokens):
+        self.what, self.tokens = what, tokens.shape[1]
+        self.run = workload(model, what, tokens)
+
+    def __call__(self):
+        self.run()
+
+
+def test_records(monkeypatch):
+    """Times are made up, one for each case and round, so that medians, spread and ratios can be written down."""
+    clock = {STATIC: [4.0, 1.0, 2.0], FWL: [4.0, 3.0, 8.0], DYNAMIC: [16.0, 16.0, 16.0]}
+    order = []
+
+    def seconds(function, device):
+        case = (function.what, function.tokens)
+        order.append(case)
+        return clock.get(case[0], [5.0] * 3)[order.count(case) - 1] if case[1] == 128 else 7.0
+
+    monkeypatch.setattr(bench, "seconds", seconds)
+    monkeypatch.setattr(bench, "workload", Prepared)
+    monkeypatch.setattr(bench, "product_rate", lambda device, dtype: lambda: 1e6)
+    records = benchmark(SUBJECTS, tokens=128, long=192, device="cpu")
+    by = {(r["what"], r["tokens"]): r for r in records}
+    assert set(by) == {(what, 128) for what in WORK} | {(STATIC, 192), (FWL, 192)}
+    one_round = [(what, 128) for what in WORK]
+    assert order == [*one_round, (STATIC, 192), (FWL, 192), *one_round, *one_round]
+    static, fwl = by[STATIC, 128], by[FWL, 128]
+    assert (static["seconds"], static["repeats"], static["tokens_per_second"]) == (2.0, 3, 64.0)
+    assert static["spread"] == (3.0 - 1.5) / 2.0
+    assert (by[FWL, 192]["seconds"], by[FWL, 192]["repeats"], by[FWL, 192]["spread"]) == (7.0, 1, None)
+    assert static["fraction_of_peak"] == pytest.approx(static["flops_per_token"] * 128 / 2.0 / 1e6)
+    for record in records:
+        assert record["model"] == "tiny" and record["dtype"] == "float32"
+        assert record["flops_per_token"] == pytest.approx(record["flops_per_token_formula"], rel=0.02)
+        assert record["peak_bytes"] is None or record["peak_bytes"] >= 0
+    shown = table(records)
+    rows = [[cell.strip() for cell in line.split("|")] for line in shown.splitlines() if line.startswith("| tiny")]
+    assert len(rows) == len(records) + 1
+    assert rows[0][1:7] == ["tiny", "128", "static", "2", "75.0%", "64"]
+    ratio = fwl["flops_per_token"] / static["flops_per_token"]
+    assert f"- tiny, 128 tokens, fwl / static: seconds 2.00, flops_per_token {ratio:.2f}" in shown
+    assert "- tiny, 128 tokens, dynamic-evaluation / fwl: seconds 4.00" in shown
+    assert "- tiny, 128 tokens, fwl-training / plain-training: seconds 1.00, peak_bytes" in shown
+
+
+def test_a_run_from_the_command_line(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(bench, "SUBJECTS", SUBJECTS)
+    path = tmp_path / "runs" / "bench.json"
+    bench.main([str(path), "--models", "tiny", "--tokens", "64", "--long", "80", "--rounds", "2", "--device", "cpu"])
+    records = json.loads(path.read_text())
+    said = capsys.readouterr()
+    assert said.out == table(records) + "\n"
+    assert "tiny: round 2 of 2" in said.err
+    assert all(r["seconds"] > 0 and r["fraction_of_peak"] > 0 for r in records)
+    assert {r["repeats"] for r in records if r["tokens"] == 64} == {2}
+
+
+def test_documents_are_source_where_there_is_a_tokenizer():
+    text = make_text_model()
+    ids = document(text, 300)
+    assert ids.shape == (1, 300)
+    assert text.decode(ids[0]) in inspect.getsource(argparse)
+    model = make_block_model("gpt2")
+    random = document(model, 300)
+    assert torch.equal(random, document(model, 300)) and len(random.unique()) > model.vocab_size // 2
+
+
+def test_spread_is_relative_to_the_median():
+    values = [1.0, 2.0, 3.0, 4.0, 10.0]
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    assert bench._spread(values) == (high - low) / middle == 2 / 3
+    assert bench._spread([1.0]) is None
