@@ -197,7 +197,7 @@ def ending(model_reader: Reader, at: Tensor) -> Reader:
         out[:, end] = torch.where(torch.isin(last[:, 0], at), 1e3, -1e3)
         return out
 
-    model_reader._logits = chosen  # type: ignore[method-assign]
+    model_reader._logits = chosen
     return model_reader
 
 

@@ -48,7 +48,7 @@ class FastWeightReader(Reader):
     def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         residual, self.context = self.model.read(inputs, self.context, weights != 0)
         if not self.learning:
-            return self.block.nll(self.block(residual, None, weights, self.state).hidden, labels)
+            return self.model.nll(self.block(residual, None, weights, self.state).hidden, labels)
         out = self.block(
             residual, labels, weights, self.state, step_scale=self.step_scale,
             observe=(lambda state: self._notify(state.seen, state.fast_weights)) if self._observers else None,
