@@ -267,9 +267,9 @@ class LanguageModel(nn.Module):
         """U hidden + c: (..., D) -> (..., V)."""
         return self.unembedding(hidden)
 
-    def nll(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        """-log softmax(logits)[labels], (B, T) nats, in float32 or wider."""
-        return token_nll(hidden, self.unembedding.weight, self.unembedding.bias, labels)
+    def nll(self, hidden: Tensor, labels: Tensor, valid: Tensor | None = None) -> Tensor:
+        """-log softmax(logits)[labels], (B, T) nats, in float32 or wider; 0 where `valid` (B, T) is False."""
+        return token_nll(hidden, self.unembedding.weight, self.unembedding.bias, labels, valid)
 
     def forward(
         self, ids: Tensor, context: Context, labels: Tensor | None = None, valid: Tensor | None = None
@@ -283,7 +283,7 @@ class LanguageModel(nn.Module):
         """
         residual, after = self.read(ids, context, valid)
         hidden = self.slow_output(residual, context.seen, valid)
-        return (self.logits(hidden) if labels is None else self.nll(hidden, labels)), after
+        return (self.logits(hidden) if labels is None else self.nll(hidden, labels, valid)), after
 
     def weight_hash(self) -> str:
         """SHA-256 (first 16 hex digits) over names, dtypes and bytes of all parameters."""

@@ -1,13 +1,15 @@
 """The block against its oracle and against the numbers of the published implementations, in float64."""
 
+import gc
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from fwl_lab.fast_weights import FastWeightBlock, UpdateRule, attention
+from fwl_lab.fast_weights import FastWeightBlock, UpdateRule, attention, checkpoints, scan
 from fwl_lab.fast_weights import reference as oracle
 from fwl_lab.precision import RMSNorm
 
@@ -104,6 +106,110 @@ def test_gradients_equal_oracle(shape, inner_batch):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
+HEALTHY = {
+    "decay": {"decay": 0.1},
+    "learned decay": {"decay": 0.1, "learn_decay": True},
+    "schedule": {"schedule": (8.0, 0.6)},
+    "cap": {"cap": 0.2},
+    "all": {"decay": 0.1, "learn_decay": True, "schedule": (8.0, 0.6), "cap": 0.2},
+}
+
+
+@pytest.mark.parametrize("settings", HEALTHY.values(), ids=HEALTHY.keys())
+def test_what_keeps_long_documents_healthy_equals_oracle(settings):
+    """Values and all gradients; each setting changes the numbers."""
+    block = make_block("attached-layer", UpdateRule(inner_batch=5, **settings))
+    plain = make_block("attached-layer", UpdateRule(inner_batch=5))
+    hidden, labels, weights = make_documents((23, 14))
+    parameters = list(block.parameters())
+    ours, theirs = block(hidden, labels, weights).nll, oracle.read(block, hidden, labels, weights)[0]
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+    assert float((ours - plain(hidden, labels, weights).nll).detach().abs().max()) > 1e-3
+    gradients = [torch.autograd.grad(nll.sum(), parameters) for nll in (ours, theirs)]
+    for mine, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-10)
+    parts: list[torch.Tensor] = []
+    state = None
+    for a, b in ((0, 7), (7, 8), (8, 23)):
+        out = block(hidden[:, a:b], labels[:, a:b], weights[:, a:b], state)
+        parts, state = [*parts, out.nll], out.state
+    torch.testing.assert_close(torch.cat(parts, 1), ours, rtol=0, atol=1e-10)
+
+
+def test_a_cap_holds_and_small_changes_pass_below_it():
+    hidden, labels, weights = make_documents((60,))
+
+    def drift(cap: float | None) -> float:
+        """‖Δθ‖ / ‖θ₀‖ at the start of the last inner batch."""
+        block = make_block("attached-layer", UpdateRule(inner_batch=4, cap=cap))
+        with torch.no_grad():
+            delta = block(hidden, labels, weights).state.delta
+        total = sum(value.square().sum() for value in delta.values())
+        return float((total / sum(getattr(block, name).detach().square().sum() for name in delta)).sqrt())
+
+    free = drift(None)
+    assert drift(free / 3) == pytest.approx(free / 3, rel=1e-9)
+    assert drift(free * 3) == free
+
+
+@pytest.mark.parametrize("inner_batch", [5, None])
+@pytest.mark.parametrize("lengths", [(23, 23), (40, 11, 0, 26)])
+def test_recomputing_changes_no_number(inner_batch, lengths, monkeypatch):
+    """Groups that are computed again backward give the values and gradients of one graph."""
+    block = make_block("attached-rms", UpdateRule(inner_batch=inner_batch, decay=0.05))
+    hidden, labels, weights = make_documents(lengths)
+    hidden.requires_grad_(True)
+    parameters = [hidden, *(p.requires_grad_(True) for p in block.parameters()), block.unembedding.weight]
+    monkeypatch.setattr(attention, "CHUNK", 3)
+    monkeypatch.setattr(scan, "LONGEST", 16)
+    results = []
+    for fewest in (4, 1000):
+        monkeypatch.setattr(checkpoints, "FEWEST", fewest)
+        nll = block(hidden, labels, weights).nll
+        results.append((nll, *torch.autograd.grad(nll.sum(), parameters)))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+
+
+def test_a_graph_grows_with_the_root_of_the_inner_batches():
+    """Bytes that a graph holds for 256 inner batches: fewer than 8 times those for 16 (at least 4, the root)."""
+
+    def held(count: int) -> int:
+        block = make_block("attached-rms", UpdateRule(inner_batch=1))
+        hidden, labels, weights = make_documents((count,))
+        sizes: dict[int, int] = {}
+
+        def pack(x: torch.Tensor) -> torch.Tensor:
+            sizes[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+            return x
+
+        gc.collect()
+        before = {id(x) for x in gc.get_objects() if type(x) is torch.Tensor}
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            out = block(hidden, labels, weights)
+        assert out.nll.requires_grad
+        for x in gc.get_objects():  # what checkpoints were called with
+            if type(x) is torch.Tensor and id(x) not in before:
+                pack(x)
+        return sum(sizes.values())
+
+    assert held(256) < 8 * held(16)
+
+
+def test_rows_that_have_ended_cost_nothing():
+    """Documents of 5 and 50 tokens: the products of the first row stop after its inner batch."""
+    block = make_block("attached-rms", UpdateRule(inner_batch=5))
+
+    def operations(lengths: tuple[int, ...]) -> int:
+        hidden, labels, weights = make_documents(lengths)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            block(hidden, labels, weights)
+        return counter.get_total_flops()
+
+    scored = 2 * WIDTH * VOCABULARY  # of a token's logits; the two that are padding are not scored
+    assert operations((3, 50)) == operations((50,)) + operations((5,)) - 2 * scored
+
+
 CUTS = {"halves": [50], "ragged": [1, 8, 41, 74, 75, 139], "token by token": list(range(1, 150))}
 
 
@@ -160,12 +266,13 @@ def test_slow_nll_is_the_loss_at_the_trained_parameters():
     assert float(out.slow_nll[1, 25]) == 0.0
 
 
-@pytest.mark.parametrize("length", [1, 63, 100, 128])
-def test_chunked_attention_equals_naive(length):
+@pytest.mark.parametrize("length", [1, 63, 100, 128, 700])
+@pytest.mark.parametrize("function", [attention.chunked, attention.mixed])
+def test_fast_attention_equals_naive(function, length):
     generator = torch.Generator().manual_seed(length)
     q, k, v, state = (torch.randn(2, n, m, generator=generator, dtype=torch.float64, requires_grad=True)
                       for n, m in ((length, 4), (length, 4), (length, 3), (3, 4)))  # fmt: skip
-    results = [function(q, k, v, state) for function in (attention.naive, attention.chunked)]
+    results = [function(q, k, v, state) for function in (attention.naive, function)]
     for ours, theirs in zip(results[1], results[0], strict=True):  # worst seen: 6e-14
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-11)
     gradients = [torch.autograd.grad(out.square().sum() + last.sum(), (q, k, v, state)) for out, last in results]

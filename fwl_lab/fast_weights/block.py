@@ -12,13 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..precision import RMSNorm, root_mean_square
-from .attention import before, within
-from .cross_entropy import linear_cross_entropy, token_nll
+from .cross_entropy import Gathered, in_autocast, token_nll
 from .rule import PARAMETERS, UpdateRule
-from .spans import spans
+from .scan import Scan
 from .state import BlockOutput, FastWeightState
-
-CHUNK = 64  # tokens computed at once where an inner batch is longer; changes the order of sums, never their terms
 
 
 class FastWeightBlock(nn.Module):
@@ -91,6 +88,8 @@ class FastWeightBlock(nn.Module):
         self.W1, self.b1 = nn.Parameter(torch.empty(4 * size, input_size)), nn.Parameter(torch.zeros(4 * size))
         self.W2, self.b2 = nn.Parameter(torch.empty(output_size, 4 * size)), nn.Parameter(torch.zeros(output_size))
         self.steps = nn.Parameter(torch.full((len(rule.steps),), float(rule.initial_step)))
+        # The logit of the decay, where that is learned.
+        self.forgetting = nn.Parameter(torch.logit(torch.tensor(rule.decay))) if rule.learn_decay else None
 
     # -- parts ----------------------------------------------------------------------------------------------------
 
@@ -115,20 +114,34 @@ class FastWeightBlock(nn.Module):
         seen = torch.zeros(rows, dtype=torch.long, device=self.W1.device)
         return FastWeightState(zero, dict(zero), seen)
 
+    def decay(self) -> Tensor | float:
+        """Part of Δθ forgotten at each re-linearisation."""
+        return self.rule.decay if self.forgetting is None else self.forgetting.sigmoid()
+
+    def retention(self, fast: dict[str, Tensor]) -> Tensor | None:
+        """What decay and cap leave of Δθ (dict of (B, ...)) at a re-linearisation: a factor (B,), or None for all."""
+        rule, rows = self.rule, len(next(iter(fast.values()), self.steps))
+        if rule.cap is None:
+            return None if not rule.learn_decay and not rule.decay else (1.0 - self.decay()) * self.g.new_ones(rows)
+        keep = (1.0 - self.decay()) * self.g.new_ones(rows)
+        limit = rule.cap**2 * sum((getattr(self, name).square().sum() for name in fast), self.g.new_zeros(()))
+        squares = sum((delta.flatten(1).square().sum(1) for delta in fast.values()), self.g.new_zeros(rows))
+        return keep * (limit / torch.maximum(keep.square() * squares, limit)).sqrt()
+
     def logits(self, hidden: Tensor) -> Tensor:
         """U hidden + c, (..., S) -> (..., V)."""
         weight, bias = self.head
         return F.linear(hidden.to(weight.dtype), weight, bias)
 
-    def nll(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        """-log softmax(logits)[labels], (B, T) nats, float32 or wider."""
-        return token_nll(hidden, *self.head, labels)
+    def nll(self, hidden: Tensor, labels: Tensor, valid: Tensor | None = None) -> Tensor:
+        """-log softmax(logits)[labels], (B, T) nats, float32 or wider; 0 where `valid` (B, T) is False."""
+        return token_nll(hidden, *self.head, labels, valid)
 
-    def _keys(self, x: Tensor) -> Tensor:
+    def keys(self, x: Tensor) -> Tensor:
         """k₁ (B, T, D), what the first layer reads."""
         return x if self.input_norm is None else self.input_norm(x.to(self.input_norm.weight.dtype)).to(x.dtype)
 
-    def _normalise(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def normalise(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Norm(z) without gain and bias, and the factor 1/σ (..., 1)."""
         if self.kind == "rms":
             scale = torch.rsqrt(z.pow(2).mean(-1, keepdim=True) + self.epsilon)
@@ -136,7 +149,7 @@ class FastWeightBlock(nn.Module):
         scale = torch.rsqrt(z.var(-1, correction=0, keepdim=True) + self.epsilon)
         return F.layer_norm(z, z.shape[-1:], eps=self.epsilon), scale
 
-    def _normalise_backward(self, gradient: Tensor, normed: Tensor, scale: Tensor) -> Tensor:
+    def normalise_backward(self, gradient: Tensor, normed: Tensor, scale: Tensor) -> Tensor:
         """∂ℓ/∂z from ∂ℓ/∂Norm(z)."""
         along = normed * (gradient * normed).mean(-1, keepdim=True)
         centre = gradient.mean(-1, keepdim=True) if self.kind == "layer" else 0.0
@@ -180,41 +193,40 @@ class FastWeightBlock(nn.Module):
         weights = hidden.new_ones(hidden.shape[:2]) if weights is None else weights.to(hidden.dtype)
         if labels is not None:
             labels = labels.masked_fill(weights == 0, 0)
-        learning = self._normalised(weights)
         steps = {n: self.steps[self.rule.step_of(n)] * step_scale for n in self.fast_parameters}
-        now, fresh = self._relinearise(state, weights) if labels is None else (state, False)
-        pieces = []
-        for span in spans(weights != 0, state.seen, self.rule.inner_batch, CHUNK):
-            if labels is None:
-                piece, _ = self._chunk(span.take(hidden), None, span.take(learning), now, steps, fresh)
-            else:
-                w = span.take(learning) if span.real is None else span.take(learning) * span.real
-                now, fresh = self._relinearise(now, w)
-                piece, now = self._chunk(span.take(hidden), span.take(labels), w, now, steps, fresh)
-                if observe is not None and bool((now.seen % (self.rule.inner_batch or CHUNK) == 0).any()):
-                    observe(now)
-            pieces.append((span, piece))
-        if pieces and all(span.real is None for span, _ in pieces):
-            output = torch.cat([piece for _, piece in pieces], 1)
-        else:
-            output = hidden.new_zeros(*hidden.shape[:2], self.W2.shape[0])
-            for span, piece in pieces:
-                output = span.put(output, piece)
+        head = self._shared_head()
+        scan = Scan(self, hidden, labels, weights, self._learning(weights, state), steps, head, observe)
+        output, after = scan.run(state)
         return BlockOutput(
-            nll=None if labels is None else self.nll(output, labels).where(weights != 0, 0.0),
+            nll=None if labels is None else token_nll(output, *head[:2], labels, weights != 0, gathered=head[2]),
             hidden=output,
-            state=state if labels is None else now,
+            state=state if labels is None else after,
             slow=lambda: self._slow(hidden, labels, weights),
         )
 
     def _slow(self, hidden: Tensor, labels: Tensor | None, weights: Tensor) -> tuple[Tensor, Tensor | None]:
         output = self(hidden, None, weights).hidden
-        return output, None if labels is None else self.nll(output, labels).where(weights != 0, 0.0)
+        return output, None if labels is None else token_nll(output, *self.head, labels, weights != 0)
 
-    def _normalised(self, weights: Tensor) -> Tensor:
-        if self.rule.normaliser == "none":
+    def _shared_head(self) -> tuple[Tensor, Tensor | None, Gathered | None]:
+        """U, c and what gathers the gradient of U, where it learns."""
+        weight, bias = self.head
+        weight = in_autocast(weight)
+        if not (torch.is_grad_enabled() and weight.requires_grad):
+            return weight, bias, None
+        gathered = Gathered()
+        return gathered.share(weight), bias, gathered
+
+    def _learning(self, weights: Tensor, state: FastWeightState) -> Tensor:
+        """What each token's gradient is multiplied by beside η, (B, T)."""
+        if self.rule.normaliser == "batch":
+            weights = weights / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
+        if self.rule.schedule is None:
             return weights
-        return weights / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
+        begin, power = self.rule.schedule
+        counted = (weights != 0).long()
+        seen = state.seen[:, None] + counted.cumsum(1) - counted  # (B, T), tokens learned from before each
+        return weights * (1.0 + seen.to(weights.dtype) / begin).pow(-power)
 
     def _check(self, hidden: Tensor, labels: Tensor | None, weights: Tensor | None, state: FastWeightState) -> None:
         if hidden.ndim != 3 or hidden.shape[2] != self.W1.shape[1]:
@@ -238,78 +250,3 @@ class FastWeightBlock(nn.Module):
                 f"the label of token {token} in row {row} is {int(labels[row, token])}; expected 0 to {vocabulary - 1} "
                 "(the vocabulary), or a weight of 0."
             )
-
-    def _relinearise(self, state: FastWeightState, weights: Tensor) -> tuple[FastWeightState, bool]:
-        """Begin a new inner batch in the rows that stand at one's start: gradients are from now on taken at θ now.
-
-        Also says whether all rows did, so that nothing is pending anywhere.
-        """
-        inner = self.rule.inner_batch
-        rows = (state.seen % inner == 0) & (weights != 0).any(1) if inner is not None else state.seen < 0
-        if not bool(rows.any()):
-            return state, False
-        keep = 1.0 - self.rule.decay
-        delta, pending, everywhere = {}, {}, bool(rows.all())
-        for name, old in state.delta.items():
-            new = keep * (old + state.pending[name]) if self.rule.decay else old + state.pending[name]
-            row = rows.view(-1, *[1] * (old.ndim - 1))
-            delta[name] = new if everywhere else torch.where(row, new, old)
-            pending[name] = torch.zeros_like(old) if everywhere else state.pending[name].masked_fill(row, 0)
-        return state._replace(delta=delta, pending=pending), everywhere
-
-    def _chunk(
-        self,
-        x: Tensor,
-        labels: Tensor | None,
-        weights: Tensor,
-        state: FastWeightState,
-        steps: dict[str, Tensor],
-        fresh: bool,
-    ) -> tuple[Tensor, FastWeightState]:
-        """One span: gradients at θ_c, then outputs at θ_c + pending + the updates of the span's own earlier tokens.
-
-        x (B, L, D), labels and weights (B, L), `steps` η per fast parameter, `fresh`: nothing is pending.
-        Returns output (B, L, S) and the state.
-        """
-        theta: dict[str, Tensor] = {}
-        for name in PARAMETERS:
-            slow = getattr(self, name)
-            if slow is not None:
-                row = slow if name not in state.delta else slow + state.delta[name]
-                theta[name] = row if slow.ndim == 2 else row.unsqueeze(-2)  # vectors broadcast over tokens: (B, 1, n)
-        through = x if self.attached else 0.0
-        k1 = self._keys(x)
-        z1 = k1 @ theta["W1"].mT + theta["b1"]
-        updates: dict[str, Tensor] = {}
-        keys: dict[str, Tensor] = {}
-        if labels is not None:
-            h = z1.relu().square()
-            normed, scale = self._normalise(h @ theta["W2"].mT + theta["b2"] + through)
-            out = normed * theta["g"] + theta.get("b", 0.0)
-            _, d_out = linear_cross_entropy(out, *self.head, labels)
-            d_out = d_out * weights[..., None]
-            d_z2 = self._normalise_backward(d_out * theta["g"], normed, scale)
-            d_z1 = d_z2 @ theta["W2"] * 2 * z1.relu()
-            gradients = {"W1": d_z1, "b1": d_z1, "W2": d_z2, "b2": d_z2, "g": d_out * normed, "b": d_out}
-            updates = {name: -steps[name] * gradients[name] for name in steps}
-            keys = {"W1": k1, "W2": h}
-
-        def adapted(name: str, queries: Tensor | None = None) -> Tensor | float:
-            """What the updates since θ_c add: to a layer's output for its queries, or to a vector parameter."""
-            if name not in state.delta:
-                return 0.0
-            if queries is None:
-                earlier = 0.0 if fresh else state.pending[name].unsqueeze(-2)
-                return earlier + before(updates[name]) if updates else earlier
-            earlier = 0.0 if fresh else queries @ state.pending[name].mT
-            return earlier + within(queries, keys[name], updates[name]) if updates else earlier
-
-        hf = (z1 + adapted("W1", k1) + adapted("b1")).relu().square()
-        z2f = hf @ theta["W2"].mT + theta["b2"] + through + adapted("W2", hf) + adapted("b2")
-        output = self._normalise(z2f)[0] * (theta["g"] + adapted("g")) + (theta.get("b", 0.0) + adapted("b"))
-        pending = {}
-        for name, update in updates.items():
-            new = (update.mT @ keys[name] if name in keys else update.sum(1)).to(state.pending[name].dtype)
-            pending[name] = new if fresh else state.pending[name] + new  # no autocast in what is carried
-        seen = state.seen + (weights != 0).sum(1)
-        return output, FastWeightState(state.delta, pending or state.pending, seen)

@@ -1,19 +1,80 @@
-"""Linear cross-entropy and its gradient with respect to the hidden state, as values that can be differentiated again.
+"""Linear cross-entropy and its gradient with respect to the hidden state, both differentiable, without the logits.
 
-Symbols: h (N, D) hidden, U (V, D), c (V,), y (N,) labels, p = softmax(U h + c).
+Symbols: h (N, D) hidden, U (V, D), c (V,), y (N,) labels, w (N,) weights, p = softmax(U h + c).
 
-    nll = −log p[y]          δ = ∂nll/∂h = Uᵀ p − U[y]
+    nll = −w log p[y]          δ = ∂nll/∂h = w (Uᵀ p − U[y])
+
+The vocabulary is gone through in tiles: forward keeps the log-sum-exp and δ, backward makes the tiles again. With
+upstream gradients a (N,) of nll and v (N, D) of δ (w is in them), and r = v·Uᵀp = v·(δ + U[y]),
+
+    q = p ∘ (U v − r)
+    ∂/∂h = a δ + Uᵀ q          ∂/∂U = (q + a p) hᵀ + p vᵀ − onehot(y) (a h + v)ᵀ          ∂/∂c = q + a (p − onehot(y))
+
+so the second order needs no pass over U beyond those of the first. These lines are plain tensor operations on values
+that stay in the graph, so they can be differentiated once more.
 """
+
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 LOGITS_AT_ONCE = 2**24  # numbers; bounds the memory of logits, whatever the vocabulary
+TILE = 2**18  # numbers (tokens × vocabulary items) of one tile: 1 MiB in float32, what a core's cache holds
+NARROWEST = 1024  # vocabulary items; narrower products are slow
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """NLL and δ of each token.
+class Gathered:
+    """The sum of a weight's gradients over its many uses in one graph, in one buffer.
+
+    A recurrence that uses a large unembedding in every inner batch would otherwise make, and add, one tensor of its
+    size for each. :meth:`share` gives the weight to use; its gradient leaves that node when all uses have run.
+    """
+
+    def __init__(self) -> None:
+        self.total: Tensor | None = None
+        self._pass = -1  # which backward pass the total is of: one that was cut short leaves nothing behind
+
+    def share(self, weight: Tensor) -> Tensor:
+        """The weight, for uses that add to this sum."""
+        return _Shared.apply(weight, self)
+
+    def buffer(self, weight: Tensor) -> Tensor:
+        """Where this backward pass adds, (V, D)."""
+        current = torch._C._current_graph_task_id()
+        if self.total is None or self._pass != current:
+            self.total, self._pass = torch.zeros_like(weight), current
+        return self.total
+
+
+class _Shared(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, gathered: Gathered) -> Tensor:
+        ctx.gathered = gathered
+        ctx.set_materialize_grads(False)
+        return weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor | None) -> tuple[Tensor | None, None]:
+        total, ctx.gathered.total = ctx.gathered.total, None
+        return (gradient if total is None else total if gradient is None else gradient + total), None
+
+
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    weights: Tensor | None = None,
+    *,
+    gathered: Gathered | None = None,
+    known: list[Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """NLL and δ of each token, never holding more than a tile of the logits.
+
+    Products are in the dtype of `weight` (under autocast in its dtype), sums over the vocabulary in float32 or wider.
 
     Parameters
     ----------
@@ -21,24 +82,51 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, la
     weight : (V, D)
     bias : (V,) or None
     labels : (...) long
+    weights : (...), optional
+        Where it is 0, nll and δ are 0, whatever stands in `hidden` and `labels`.
+    gathered : Gathered, optional
+        That `weight` was shared by; takes its gradient up.
+    known : list, optional
+        An empty one is filled with what this call finds; a filled one spares the same call, when a checkpoint
+        repeats it, both products with U.
 
     Returns
     -------
     nll : (...) nats, float32 or wider
-    delta : (..., D), same dtype; differentiable with respect to hidden, weight and bias
+    delta : (..., D), float32 or wider; like nll differentiable with respect to hidden, weight and bias
     """
-    wide = torch.promote_types(hidden.dtype, torch.float32)
-    log_p = F.linear(hidden.to(weight.dtype), weight, bias).to(wide).log_softmax(-1)  # (..., V)
-    nll = -log_p.gather(-1, labels[..., None])[..., 0]
-    delta = (log_p.exp().to(weight.dtype) @ weight).to(wide) - F.embedding(labels, weight).to(wide)
-    return nll, delta
+    if weights is not None:
+        real = weights != 0
+        hidden, labels = hidden.where(real[..., None], 0.0), labels.where(real, 0)
+    weight = in_autocast(weight)
+    h, y = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1)
+    nll, delta = _LinearCrossEntropy.apply(h, weight, bias, y, gathered, known)
+    nll, delta = nll.view(labels.shape), delta.view(hidden.shape)
+    return (nll, delta) if weights is None else (nll * weights, delta * weights[..., None])
 
 
-def token_nll(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
+def token_nll(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    valid: Tensor | None = None,
+    *,
+    gathered: Gathered | None = None,
+) -> Tensor:
     """-log softmax(U h + c)[y], (...) nats, float32 or wider; logits of a bounded number of tokens at a time.
 
-    Every reader scores with this function, so that equal hidden states give bitwise equal scores.
+    Every reader scores with this function, so that equal hidden states give bitwise equal scores. Where `valid` (...)
+    is False the score is 0 and nothing is computed.
     """
+    if valid is not None and not bool(valid.all()):
+        nll = token_nll(hidden[valid], weight, bias, labels[valid], gathered=gathered)
+        return nll.new_zeros(labels.shape).masked_scatter(valid, nll)
+    if not labels.numel():
+        return hidden.new_zeros(labels.shape, dtype=torch.promote_types(hidden.dtype, torch.float32))
+    learning = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (hidden, weight, bias))
+    if learning and labels.numel() * weight.shape[0] > LOGITS_AT_ONCE:
+        return linear_cross_entropy(hidden, weight, bias, labels, gathered=gathered)[0]
     wide = torch.promote_types(hidden.dtype, torch.float32)
     rows = max(1, LOGITS_AT_ONCE // weight.shape[0])
     parts = [
@@ -46,3 +134,106 @@ def token_nll(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tenso
         for h, y in zip(hidden.flatten(0, -2).split(rows), labels.flatten().split(rows), strict=True)
     ]
     return torch.cat(parts).view(labels.shape)
+
+
+def in_autocast(weight: Tensor) -> Tensor:
+    """The weight in the dtype that autocast multiplies in; as it is where there is no autocast."""
+    kind = weight.device.type
+    lower = torch.is_autocast_enabled(kind) and weight.dtype == torch.float32
+    return weight.to(torch.get_autocast_dtype(kind)) if lower else weight
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        gathered: Gathered | None,
+        known: list[Tensor] | None,
+    ) -> tuple[Tensor, Tensor]:
+        nll, delta = (x.detach() for x in known) if known else _forward(hidden, weight, bias, labels)
+        if known is not None and not known:
+            known += [nll.detach(), delta.detach()]
+        ctx.save_for_backward(hidden, weight, bias, labels, nll, delta)
+        ctx.gathered = gathered
+        return nll, delta
+
+    @staticmethod
+    def backward(ctx: Any, a: Tensor, v: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, labels, nll, delta = ctx.saved_tensors
+        for_hidden, for_weight, for_bias, *_ = ctx.needs_input_grad
+        wide, low = nll.dtype, weight.dtype
+        lse = (nll + _label_logits(hidden, weight, bias, labels))[:, None]
+        r = (v * (delta + F.embedding(labels, weight))).sum(1, keepdim=True)
+        d_hidden = a[:, None] * delta
+        # Where this backward pass is itself differentiated, its gradient has to leave as a value.
+        gather = ctx.gathered is not None and not torch.is_grad_enabled()
+        d_weight = d_bias = None
+        if for_weight:
+            d_weight = ctx.gathered.buffer(weight) if gather else torch.zeros_like(weight)
+        if for_bias:
+            d_bias = torch.zeros_like(bias)
+        for part in _tiles(labels, weight):
+            p = _logits(hidden, weight, bias, part).sub_(lse).exp_()
+            q = p * _product(v, weight[part].mT, wide).sub_(r)
+            d_hidden = d_hidden + _product(q, weight[part], wide)
+            if for_weight or for_bias:
+                q = q + a[:, None] * p
+            if d_weight is not None:
+                d_weight[part].addmm_(q.mT.to(low), hidden.to(low)).addmm_(p.mT.to(low), v.to(low))
+            if d_bias is not None:
+                d_bias[part] = q.sum(0).to(bias.dtype)
+        if d_weight is not None:
+            d_weight.index_add_(0, labels, (a[:, None] * hidden + v).neg().to(low))
+        if d_bias is not None:
+            d_bias.index_add_(0, labels, a.neg().to(bias.dtype))
+        return d_hidden.to(hidden.dtype) if for_hidden else None, None if gather else d_weight, d_bias, None, None, None
+
+
+def _forward(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """NLL (N,) and δ (N, D), with a running maximum and sum of the exponentials."""
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    top = hidden.new_full(labels.shape, -torch.inf, dtype=wide)
+    total, mean = torch.zeros_like(top), torch.zeros(hidden.shape, dtype=wide, device=hidden.device)
+    for part in _tiles(labels, weight):
+        logits = _logits(hidden, weight, bias, part)
+        last, top = top, torch.maximum(top, logits.amax(1))
+        shrink = (last - top).exp_()
+        e = logits.sub_(top[:, None]).exp_()
+        total = total.mul_(shrink).add_(e.sum(1))
+        mean = mean.mul_(shrink[:, None]).add_(_product(e, weight[part], wide))
+    nll = top + total.log() - _label_logits(hidden, weight, bias, labels)
+    delta = mean.div_(total[:, None]).sub_(F.embedding(labels, weight))
+    return nll, delta
+
+
+def _tiles(labels: Tensor, weight: Tensor) -> Iterator[slice]:
+    """The vocabulary in tiles of about equal width."""
+    vocabulary = weight.shape[0]
+    count = -(-vocabulary // max(NARROWEST, TILE // max(1, len(labels))))
+    width = -(-vocabulary // count)
+    return (slice(start, min(start + width, vocabulary)) for start in range(0, vocabulary, width))
+
+
+def _product(x: Tensor, y: Tensor, wide: torch.dtype) -> Tensor:
+    """x y in the dtype of y, the result in `wide`."""
+    if x.is_cuda and y.dtype in (torch.bfloat16, torch.float16) and not torch.is_grad_enabled():
+        return torch.mm(x.to(y.dtype), y, out_dtype=torch.float32)  # without rounding what was summed in float32
+    with torch.autocast(x.device.type, enabled=False):
+        return (x.to(y.dtype) @ y).to(wide)
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, part: slice) -> Tensor:
+    """(N, part), float32 or wider."""
+    logits = _product(hidden, weight[part].mT, torch.promote_types(hidden.dtype, torch.float32))
+    return logits if bias is None else logits + bias[part]
+
+
+def _label_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
+    """(N,) The logit of each label, float32 or wider."""
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    logits = (hidden.to(weight.dtype).to(wide) * F.embedding(labels, weight)).sum(1)
+    return logits if bias is None else logits + bias[labels]

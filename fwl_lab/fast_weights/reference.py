@@ -66,7 +66,7 @@ def _read_row(
     for x, label, weight, learn in zip(hidden, labels, weights, learning, strict=True):
         label = label if weight else torch.zeros_like(label)
         if block.rule.inner_batch is not None and seen % block.rule.inner_batch == 0 and weight:
-            start = {n: (1 - block.rule.decay) * (start[n] + since[n]) for n in fast}
+            start = _kept(block, slow, {n: start[n] + since[n] for n in fast})
             since = {n: torch.zeros_like(slow[n]) for n in fast}
         theta = slow | {n: slow[n] + start[n] + since[n] for n in fast}
         loss, out = token_loss(block, theta, x, label)
@@ -74,9 +74,21 @@ def _read_row(
         outputs.append(out)
         if weight:
             gradients = _gradients(block, slow, {n: slow[n] + start[n] for n in fast}, x, label)
+            begin, power = block.rule.schedule or (1.0, 0.0)
+            learn = learn * (1 + seen / begin) ** -power
             since = {n: since[n] - eta[n] * learn * g for n, g in zip(fast, gradients, strict=True)}
             seen += 1
     return torch.stack(scores), torch.stack(outputs), {n: start[n] + since[n] for n in fast}
+
+
+def _kept(block: FastWeightBlock, slow: dict[str, Tensor], delta: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What decay and cap leave of Δθ."""
+    delta = {n: (1 - block.decay()) * value for n, value in delta.items()}
+    if block.rule.cap is None:
+        return delta
+    squares, most = (torch.stack([values[n].square().sum() for n in delta]).sum() for values in (delta, slow))
+    shrink = block.rule.cap * (most / squares).sqrt() if squares > block.rule.cap**2 * most else 1.0
+    return {n: shrink * value for n, value in delta.items()}
 
 
 def _gradients(

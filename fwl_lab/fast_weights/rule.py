@@ -20,7 +20,13 @@ class UpdateRule:
     initial_step : float
         What the step sizes of a new block are. 0: a new block adapts nothing until it is trained.
     decay : float
-        Part of Δθ forgotten at each re-linearisation, in [0, 1).
+        Part of Δθ forgotten at each re-linearisation, in [0, 1). (With M = None there is none.)
+    learn_decay : bool
+        Whether the decay is trained too, from `decay` on, which is then more than 0.
+    schedule : (float, float) or None
+        n₀ and α: the gradient of token t is multiplied by (1 + t/n₀)^−α, t counting the document's tokens.
+    cap : float or None
+        At each re-linearisation Δθ is shrunk to at most this times the norm of θ₀, both over all fast parameters.
     normaliser : {"none", "batch"}
         "batch" divides every gradient by the sum of the weights in the whole batch, as published. A score then
         depends on batch mates and on the length of the future, so readers refuse it.
@@ -30,6 +36,9 @@ class UpdateRule:
     steps: tuple[tuple[str, ...], ...] = tuple((name,) for name in PARAMETERS)
     initial_step: float = 0.0
     decay: float = 0.0
+    learn_decay: bool = False
+    schedule: tuple[float, float] | None = None
+    cap: float | None = None
     normaliser: Literal["none", "batch"] = "none"
 
     def __post_init__(self) -> None:
@@ -39,6 +48,14 @@ class UpdateRule:
             )
         if not 0 <= self.decay < 1:
             raise ValueError(f"decay is {self.decay!r}; expected a number in [0, 1).")
+        if self.learn_decay and not self.decay:
+            raise ValueError("learn_decay is True and decay 0; expected a decay to start from, such as 0.01.")
+        if self.schedule is not None:
+            object.__setattr__(self, "schedule", tuple(self.schedule))  # JSON gives a list
+            if len(self.schedule) != 2 or not (self.schedule[0] > 0 and self.schedule[1] >= 0):
+                raise ValueError(f"schedule is {self.schedule!r}; expected (n₀ > 0, α ≥ 0), or None.")
+        if self.cap is not None and not self.cap > 0:
+            raise ValueError(f"cap is {self.cap!r}; expected a number above 0, or None.")
         if self.normaliser not in ("none", "batch"):
             raise ValueError(f"normaliser is {self.normaliser!r}; expected 'none' or 'batch'.")
         driven = [name for group in self.steps for name in group]

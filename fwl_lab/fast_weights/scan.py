@@ -1,0 +1,202 @@
+"""The scan over inner batches: gradients at each one's start, outputs with every token's own fast weights.
+
+Symbols (the README of this folder derives them): x input, k₁ key of the first layer, z₁, h = relu(z₁)², z₂, o output;
+δ_v = ∂ℓ/∂v; θ₀ trained parameters, θ_c those at the inner batch's start, M inner batch, η step sizes, w token weights.
+b rows that still have tokens, L tokens of a span, D width, H = 4·size, S width of the norm.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..states import map_state
+from .attention import CHUNK, add_outer, before, mixed
+from .checkpoints import groups, recomputed
+from .cross_entropy import Gathered, linear_cross_entropy
+from .rule import PARAMETERS
+from .spans import Span, join, spans
+from .state import FastWeightState
+
+if TYPE_CHECKING:
+    from .block import FastWeightBlock
+
+LONGEST = 1024  # tokens of a span where inner batches are longer: bounds memory
+Observe = Callable[[FastWeightState], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan:
+    """One call of a block.
+
+    Attributes
+    ----------
+    block : FastWeightBlock
+    hidden : (B, T, D)
+    labels : (B, T) long, or None: look without learning
+    weights : (B, T), 0 where a token does not count
+    learning : (B, T), what each token's gradient is multiplied by, beside the step size
+    steps : dict of scalars, η per fast parameter
+    head : U (V, S), c (V,) or None, and what gathers the gradient of U
+    observe : callable or None
+        Given the state after each inner batch (where there is none, after each 64 tokens).
+    """
+
+    block: FastWeightBlock
+    hidden: Tensor
+    labels: Tensor | None
+    weights: Tensor
+    learning: Tensor
+    steps: dict[str, Tensor]
+    head: tuple[Tensor, Tensor | None, Gathered | None]
+    observe: Observe | None = None
+
+    def run(self, state: FastWeightState) -> tuple[Tensor, FastWeightState]:
+        """Output (B, T, S) and the state after the call."""
+        pieces: list[tuple[Span, Tensor]] = []
+        live = torch.arange(len(self.hidden), device=self.hidden.device)
+        # What only looks begins no inner batch on its way: all of it is read at the fast weights of the first token.
+        now, empty = self._relinearise(state, self.weights) if self.labels is None else (state, False)
+        ended: list[tuple[Tensor, FastWeightState]] = []
+        every = list(spans(self.weights != 0, state.seen, self.block.rule.inner_batch, LONGEST))
+        # Rows that have ended are put aside; each stretch of spans has one set of rows.
+        for rows, stretch in groupby(every, key=lambda span: None if span.rows is None else span.rows.tolist()):
+            if rows is not None and len(rows) < len(live):
+                stay = torch.isin(live, torch.tensor(rows, device=live.device))
+                ended.append((live[~stay], _select(now, ~stay)))
+                now, live = _select(now, stay), live[stay]
+            parts = list(groups(list(stretch)))
+            for part in parts:
+                known: list[list[Tensor] | None] = [None if len(parts) == 1 else [] for _ in part]
+                outputs, now = recomputed(self._spans, part, now, known, empty, only=len(parts) == 1)
+                pieces += zip(part, outputs, strict=True)
+        if ended:
+            ended.append((live, now))
+            order = torch.cat([rows for rows, _ in ended]).argsort()
+            now = _select(_concatenate([part for _, part in ended]), order)
+        return join(pieces, self.hidden.new_zeros(*self.hidden.shape[:2], self.block.W2.shape[0])), now
+
+    def _spans(
+        self, part: Sequence[Span], state: FastWeightState, known: list[list[Tensor] | None], empty: bool
+    ) -> tuple[list[Tensor], FastWeightState]:
+        outputs = []
+        for span, found in zip(part, known, strict=True):
+            weights = span.take(self.learning) if span.real is None else span.take(self.learning) * span.real
+            begun, fresh = (state, empty) if self.labels is None else self._relinearise(state, weights)
+            output, after = self._span(span, weights, begun, fresh, found)
+            outputs.append(output)
+            state = begun if self.labels is None else after
+        return outputs, state
+
+    def _relinearise(self, state: FastWeightState, weights: Tensor) -> tuple[FastWeightState, bool]:
+        """Begin a new inner batch in the rows that stand at one's start: gradients are from now on taken at θ now.
+
+        Also says whether all rows did, so that nothing is pending anywhere.
+        """
+        rule = self.block.rule
+        rows = state.seen < 0
+        if rule.inner_batch is not None:
+            rows = (state.seen % rule.inner_batch == 0) & (weights != 0).any(1)
+        if not bool(rows.any()):
+            return state, False
+        now = state.fast_weights()
+        keep = self.block.retention(now)
+        delta, pending, everywhere = {}, {}, bool(rows.all())
+        for name, old in state.delta.items():
+            shape = (-1, *[1] * (old.ndim - 1))
+            new = now[name] if keep is None else now[name] * keep.view(shape)
+            row = rows.view(shape)
+            delta[name] = new if everywhere else torch.where(row, new, old)
+            pending[name] = torch.zeros_like(old) if everywhere else state.pending[name].masked_fill(row, 0)
+        return state._replace(delta=delta, pending=pending), everywhere
+
+    def _span(
+        self, span: Span, weights: Tensor, state: FastWeightState, fresh: bool, known: list[Tensor] | None
+    ) -> tuple[Tensor, FastWeightState]:
+        """Gradients at θ_c, then outputs at θ_c + pending + the updates of the span's own earlier tokens.
+
+        `weights` (b, L), `fresh`: nothing is pending. Returns output (b, L, S) and the state.
+        """
+        block, x = self.block, span.take(self.hidden)
+        theta: dict[str, Tensor] = {}
+        for name in PARAMETERS:
+            slow = getattr(block, name)
+            if slow is not None:
+                row = slow if name not in state.delta else slow + state.delta[name]
+                theta[name] = row if slow.ndim == 2 else row.unsqueeze(-2)  # vectors broadcast over tokens: (b, 1, n)
+        through = x if block.attached else 0.0
+        k1 = block.keys(x)
+        z1 = k1 @ theta["W1"].mT + theta["b1"]
+        updates: dict[str, Tensor] = {}
+        keys: dict[str, Tensor] = {}
+        if self.labels is not None:
+            h = z1.relu().square()
+            normed, scale = block.normalise(h @ theta["W2"].mT + theta["b2"] + through)
+            out = normed * theta["g"] + theta.get("b", 0.0)
+            weight, bias, gathered = self.head
+            _, d_out = linear_cross_entropy(
+                out, weight, bias, span.take(self.labels), weights, gathered=gathered, known=known
+            )
+            d_z2 = block.normalise_backward(d_out * theta["g"], normed, scale)
+            d_z1 = d_z2 @ theta["W2"] * 2 * z1.relu()
+            gradients = {"W1": d_z1, "b1": d_z1, "W2": d_z2, "b2": d_z2, "g": d_out * normed, "b": d_out}
+            updates = {name: -eta * gradients[name] for name, eta in self.steps.items()}
+            keys = {"W1": k1, "W2": h}
+        pending = dict(state.pending)
+
+        def adapted(name: str, queries: Tensor | None = None) -> Tensor | float:
+            """What the updates since θ_c add: to a layer's output for its queries, or to a vector parameter."""
+            if name not in state.delta:
+                return 0.0
+            earlier = None if fresh else state.pending[name]
+            if not updates:
+                if earlier is None:
+                    return 0.0
+                return earlier.unsqueeze(-2) if queries is None else queries @ earlier.mT
+            if queries is not None:
+                out, pending[name] = mixed(queries, keys[name], updates[name], earlier)
+                return out
+            total = updates[name].sum(1)
+            pending[name] = total if earlier is None else earlier + total
+            inside = before(updates[name])
+            return inside if earlier is None else inside + earlier.unsqueeze(-2)
+
+        hf = (z1 + adapted("W1", k1) + adapted("b1")).relu().square()
+        z2f = hf @ theta["W2"].mT + theta["b2"] + through + adapted("W2", hf) + adapted("b2")
+        output = block.normalise(z2f)[0] * (theta["g"] + adapted("g")) + (theta.get("b", 0.0) + adapted("b"))
+        after = FastWeightState(state.delta, pending, state.seen + (weights != 0).sum(1))
+        if self.observe is not None and updates:
+            self._show(state, weights, keys, updates)
+        return output, after
+
+    def _show(
+        self, state: FastWeightState, weights: Tensor, keys: dict[str, Tensor], updates: dict[str, Tensor]
+    ) -> None:
+        """Let the observer see the state after each inner batch, or each chunk, that ends in a span."""
+        assert self.observe is not None
+        seen = state.seen[:, None] + (weights != 0).cumsum(1)  # (b, L)
+        ends = (seen % (self.block.rule.inner_batch or CHUNK) == 0) & (weights != 0)
+        for end in (ends.any(0).nonzero()[:, 0] + 1).tolist():
+            pending = {}
+            for name, update in updates.items():
+                part, earlier = update[:, :end], state.pending[name]
+                pending[name] = add_outer(earlier, keys[name][:, :end], part) if name in keys else earlier + part.sum(1)
+            self.observe(FastWeightState(state.delta, pending, seen[:, end - 1]))
+
+
+def _select(state: FastWeightState, rows: Tensor) -> FastWeightState:
+    return map_state(lambda x: x[rows], state)
+
+
+def _concatenate(states: list[FastWeightState]) -> FastWeightState:
+    def join_parameters(field: str) -> dict[str, Tensor]:
+        parts = [getattr(state, field) for state in states]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    seen = torch.cat([state.seen for state in states])
+    return FastWeightState(join_parameters("delta"), join_parameters("pending"), seen)
