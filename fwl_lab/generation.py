@@ -102,7 +102,7 @@ def generate(
         raise ValueError(f"top_p is {top_p!r}; expected a probability above 0 and at most 1 (all tokens).")
     tokens = _prompt_tokens(reader, prompt)
     reader.read(tokens)
-    writer = reader if learn else reader.frozen()
+    writer = reader if learn else reader.without_learning()
     generators = [torch.Generator().manual_seed(seed + row) for row in range(len(tokens))]
     end = end_of_text(reader.model) if stop else None
     alive, written, log_probs = torch.ones(len(tokens), 1, dtype=torch.bool), [], []

@@ -61,7 +61,7 @@ def test_a_frozen_reader_reads_on_with_the_weights_of_then(name: str) -> None:
     make_reader, following = reader_maker(name, "mistral"), make_tokens(1, 80, seed=6)
     reader = make_reader()
     reader.read(PROMPT)
-    frozen, before = reader.frozen(), reader.next_log_probs()
+    frozen, before = reader.without_learning(), reader.next_log_probs()
     assert torch.equal(frozen.next_log_probs(), before)
     learned = {n: delta.clone() for n, delta in frozen.fast_weights().items()}
     assert any(bool(delta.any()) for delta in learned.values())
@@ -80,7 +80,7 @@ def test_frozen_weights_do_not_decay_at_an_inner_batch_s_end() -> None:
     """A step scale of 0 would: inner batches move on with what is read, and decay with them."""
     reader = reader_maker("fwl", "mistral")()
     reader.read(make_tokens(1, 3 * INNER_BATCH + 4))
-    frozen = reader.frozen()
+    frozen = reader.without_learning()
     for token in make_tokens(1, 3 * INNER_BATCH, seed=6).split(1, 1):
         expected = frozen.next_log_probs()
         nll = frozen.read(token).nll
@@ -93,14 +93,14 @@ def test_a_frozen_cache_is_looked_into_and_takes_in_no_more() -> None:
     model, following = make_model("mistral", torch.float64), make_tokens(1, 40, seed=6)
     reader = NeuralCacheReader(model, size=CACHE, theta=7.0, interpolation=0.4)
     reader.read(PROMPT)
-    frozen = reader.frozen()
+    frozen = reader.without_learning()
     pairs, scores, predicted = frozen.cache, [], []
     for token in following.split(1, 1):
         predicted.append(-frozen.next_log_probs().gather(1, token))
         scores.append(frozen.read(token).nll)
     assert frozen.cache is pairs
     torch.testing.assert_close(torch.cat(scores, 1), torch.cat(predicted, 1), rtol=0, atol=1e-12)
-    at_once = reader.frozen().read(following).nll
+    at_once = reader.without_learning().read(following).nll
     torch.testing.assert_close(at_once, torch.cat(scores, 1), rtol=0, atol=1e-12)
     static = StaticReader(model)
     static.read(PROMPT)
@@ -117,7 +117,7 @@ def test_a_reader_need_not_learn_from_its_own_words(name: str) -> None:
     for parameter, delta in prompted.fast_weights().items():
         assert torch.equal(out.reader.fast_weights()[parameter], delta)
     assert torch.equal(reader.next_log_probs(), prompted.next_log_probs())  # it stands at the prompt's end
-    frozen = prompted.frozen()
+    frozen = prompted.without_learning()
     nll = torch.cat([frozen.read(token).nll for token in out.tokens.split(1, 1)], 1)
     assert torch.equal(out.log_probs, -nll)
     learned = generate(make_reader(), PROMPT, 2 * SEGMENT, seed=3)
@@ -129,7 +129,7 @@ def test_a_reader_need_not_learn_from_its_own_words(name: str) -> None:
 def test_a_frozen_reader_begins_anew_without_having_learned(name: str) -> None:
     reader, tokens = reader_maker(name, "mistral")(), make_tokens(2, 30)
     reader.read(PROMPT)
-    frozen = reader.frozen()
+    frozen = reader.without_learning()
     frozen.reset()
     assert torch.equal(frozen.read(tokens).nll, StaticReader(reader.model).read(tokens).nll)
     unfrozen, fresh = frozen.with_step_scale(1.0), reader_maker(name, "mistral")()

@@ -100,12 +100,12 @@ def test_a_killed_process_is_gone_on_with_bitwise(what: str, whose: str, tmp_pat
 def test_a_frozen_reader_is_saved_as_one(name: str, tmp_path: Path) -> None:
     reader, again = (READERS[name](make_block_model("mistral")) for _ in range(2))
     reader.read(make_tokens(1, 27))
-    frozen = reader.frozen()
+    frozen = reader.without_learning()
     frozen.read(make_tokens(1, 9, seed=6))
     frozen.save(tmp_path / "frozen.safetensors")
     with pytest.raises(ValueError, match="learning False, this one's is True"):
         again.load(tmp_path / "frozen.safetensors")
-    other = again.frozen()
+    other = again.without_learning()
     other.load(tmp_path / "frozen.safetensors")
     following = make_tokens(1, 30, seed=7)
     assert torch.equal(other.read(following).nll, frozen.read(following).nll)

@@ -45,7 +45,7 @@ class Reader(ABC):
         self.model = model
         self.last: Tensor  # (B, 1), read but not yet seen by the body
         self.step_scale = float(step_scale)
-        self.learning = True  # False in a reader made by `frozen`
+        self.learning = True  # False in a reader made by `without_learning`
         self._observers: list[Observer] = []
         self.reset()
 
@@ -155,7 +155,7 @@ class Reader(ABC):
         twin._observers = []
         return twin
 
-    def frozen(self) -> Self:
+    def without_learning(self) -> Self:
         """A fork that reads on with what has been learned so far, and learns no more.
 
         What it reads enters its context and is scored by the fast weights (and the cache) as they are now; they stay
