@@ -22,6 +22,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from .fast_weights.attention import CHUNK
+from .fast_weights.checkpoints import FEWEST
+from .fast_weights.cross_entropy import LOGITS_AT_ONCE
+from .fast_weights.scan import LONGEST
 from .language_model import LanguageModel
 
 SEGMENT = 64  # tokens between two steps of dynamic evaluation, as DynamicEvaluationReader has it
@@ -84,27 +88,34 @@ class Work(NamedTuple):
     Attributes
     ----------
     unembedding : with U, V·D multiply-adds each
+    streamed : the same where the scores are differentiated and T·V logits are too many to be held (None: never)
     dense : with W1 or W2 or a matrix of their shape, D·H each
     narrow, wide : inside an inner batch, L·D and L·H each
     carried : those of `dense` that the last inner batch does not need, since no later one uses its state
+    again : whether the block's forward pass is computed once more where it is kept in checkpoints
     """
 
     unembedding: int
+    streamed: int | None = None
     dense: int = 0
     narrow: int = 0
     wide: int = 0
     carried: int = 0
+    again: bool = False
 
 
 # Every count of products is here and nowhere else; the README of `fast_weights` says which they are.
+_FORWARD = Work(3, dense=6, narrow=2, wide=2)
+_TRAINING = Work(7, streamed=10, dense=16, narrow=4, wide=5, carried=3, again=True)
+_PLAIN = Work(6, dense=16, narrow=4, wide=5, carried=3)
 WORK = {
     STATIC: Work(1),
-    FWL: Work(3, dense=6, narrow=2, wide=2),
+    FWL: _FORWARD,
     DYNAMIC: Work(3),
-    FWL_TRAINING: Work(7, dense=16, narrow=4, wide=5, carried=3),
-    FWL_TRAINING + HEAD: Work(10, dense=16, narrow=4, wide=5, carried=3),
-    PLAIN_TRAINING: Work(6, dense=16, narrow=4, wide=5, carried=3),
-    PLAIN_TRAINING + HEAD: Work(9, dense=16, narrow=4, wide=5, carried=3),
+    FWL_TRAINING: _TRAINING,
+    FWL_TRAINING + HEAD: _TRAINING._replace(unembedding=10, streamed=14),
+    PLAIN_TRAINING: _PLAIN,
+    PLAIN_TRAINING + HEAD: _PLAIN._replace(unembedding=9),
 }
 
 
@@ -133,7 +144,7 @@ def flops_per_token(model: LanguageModel, what: str, tokens: int) -> float:
     Raises
     ------
     ValueError
-        Unknown `what`, no tokens, or a training step of a model without a block.
+        Unknown `what`, no tokens, no block where one is needed, or inner batches of many hundred tokens.
     """
     if what not in WORK:
         raise ValueError(f"what is {what!r}; expected one of {', '.join(WORK)}.")
@@ -199,10 +210,15 @@ def _block_and_head(model: LanguageModel, what: str, tokens: int) -> int:
     if model.block is None:
         raise ValueError(f"the model has no fast-weight block, which {what!r} needs; see attach_fast_weights.")
     hidden, width = model.block.W1.shape
-    inner = model.block.rule.inner_batch or tokens
-    total = work.unembedding * head * tokens + work.dense * hidden * width * tokens
-    for start in range(0, tokens, inner):
-        length = min(inner, tokens - start)
-        total += length * length * (work.narrow * width + work.wide * hidden)
-    last = tokens - (tokens - 1) // inner * inner
-    return total - work.carried * hidden * width * last
+    inner = min(model.block.rule.inner_batch or tokens, tokens)
+    if inner > min(LONGEST, CHUNK + 2 * hidden * width / (hidden + width)):
+        raise ValueError(f"inner batches of {inner} tokens are computed in pieces, which the formula leaves out.")
+    lengths = [min(inner, tokens - start) for start in range(0, tokens, inner)]
+    products = work.unembedding
+    if work.streamed is not None and tokens * model.vocab_size > LOGITS_AT_ONCE:
+        products = work.streamed
+    total = products * head * tokens
+    for part in [work, _FORWARD] if work.again and len(lengths) >= FEWEST else [work]:
+        total += part.dense * hidden * width * tokens
+        total += sum(length**2 for length in lengths) * (part.narrow * width + part.wide * hidden)
+    return total - work.carried * hidden * width * lengths[-1]

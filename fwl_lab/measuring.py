@@ -15,6 +15,7 @@ import torch
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 RESET_HIGH_WATER = "5"  # what Linux takes as: the high-water mark begins anew (proc(5), clear_refs)
 SAMPLING_SECONDS = 0.001
+SIDES = {"cpu": 2048, "cuda": 8192}  # of the matrices whose product is timed
 
 
 def seconds(function: Callable[[], object], device: torch.device) -> float:
@@ -60,7 +61,7 @@ def product_rate(device: torch.device, dtype: torch.dtype) -> Callable[[], float
 
     Its first call is slower than the others.
     """
-    side = 8192 if device.type == "cuda" else 2048
+    side = SIDES[device.type]
     left, right = (torch.rand(side, side, device=device).to(dtype) for _ in range(2))
     return lambda: 2 * side**3 / seconds(lambda: torch.mm(left, right), device)
 

@@ -104,21 +104,21 @@ def test_records(monkeypatch):
     def seconds(function, device):
         case = (function.what, function.tokens)
         order.append(case)
-        return clock.get(case[0], [5.0] * 3)[order.count(case) - 1] if case[1] == 128 else 7.0
+        return clock.get(case[0], [5.0] * 3)[order.count(case) - 1] if case[1] == 40 else 7.0
 
     monkeypatch.setattr(bench, "seconds", seconds)
     monkeypatch.setattr(bench, "workload", Prepared)
     monkeypatch.setattr(bench, "product_rate", lambda device, dtype: lambda: 1e6)
-    records = benchmark(SUBJECTS, tokens=128, long=192, device="cpu")
+    records = benchmark(SUBJECTS, tokens=40, long=60, device="cpu")
     by = {(r["what"], r["tokens"]): r for r in records}
-    assert set(by) == {(what, 128) for what in WORK} | {(STATIC, 192), (FWL, 192)}
-    one_round = [(what, 128) for what in WORK]
-    assert order == [*one_round, (STATIC, 192), (FWL, 192), *one_round, *one_round]
-    static, fwl = by[STATIC, 128], by[FWL, 128]
-    assert (static["seconds"], static["repeats"], static["tokens_per_second"]) == (2.0, 3, 64.0)
+    assert set(by) == {(what, 40) for what in WORK} | {(STATIC, 60), (FWL, 60)}
+    one_round = [(what, 40) for what in WORK]
+    assert order == [*one_round, (STATIC, 60), (FWL, 60), *one_round, *one_round]
+    static, fwl = by[STATIC, 40], by[FWL, 40]
+    assert (static["seconds"], static["repeats"], static["tokens_per_second"]) == (2.0, 3, 20.0)
     assert static["spread"] == (3.0 - 1.5) / 2.0
-    assert (by[FWL, 192]["seconds"], by[FWL, 192]["repeats"], by[FWL, 192]["spread"]) == (7.0, 1, None)
-    assert static["fraction_of_peak"] == pytest.approx(static["flops_per_token"] * 128 / 2.0 / 1e6)
+    assert (by[FWL, 60]["seconds"], by[FWL, 60]["repeats"], by[FWL, 60]["spread"]) == (7.0, 1, None)
+    assert static["fraction_of_peak"] == pytest.approx(static["flops_per_token"] * 40 / 2.0 / 1e6)
     for record in records:
         assert record["model"] == "tiny" and record["dtype"] == "float32"
         assert record["flops_per_token"] == pytest.approx(record["flops_per_token_formula"], rel=0.02)
@@ -126,23 +126,24 @@ def test_records(monkeypatch):
     shown = table(records)
     rows = [[cell.strip() for cell in line.split("|")] for line in shown.splitlines() if line.startswith("| tiny")]
     assert len(rows) == len(records) + 1
-    assert rows[0][1:7] == ["tiny", "128", "static", "2", "75.0%", "64"]
+    assert rows[0][1:7] == ["tiny", "40", "static", "2", "75.0%", "20"]
     ratio = fwl["flops_per_token"] / static["flops_per_token"]
-    assert f"- tiny, 128 tokens, fwl / static: seconds 2.00, flops_per_token {ratio:.2f}" in shown
-    assert "- tiny, 128 tokens, dynamic-evaluation / fwl: seconds 4.00" in shown
-    assert "- tiny, 128 tokens, fwl-training / plain-training: seconds 1.00, peak_bytes" in shown
+    assert f"- tiny, 40 tokens, fwl / static: seconds 2.00, flops_per_token {ratio:.2f}" in shown
+    assert "- tiny, 40 tokens, dynamic-evaluation / fwl: seconds 4.00" in shown
+    assert "- tiny, 40 tokens, fwl-training / plain-training: seconds 1.00, peak_bytes" in shown
 
 
 def test_a_run_from_the_command_line(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(bench, "SUBJECTS", SUBJECTS)
+    monkeypatch.setattr(measuring, "SIDES", {"cpu": 64})
     path = tmp_path / "runs" / "bench.json"
-    bench.main([str(path), "--models", "tiny", "--tokens", "64", "--long", "80", "--rounds", "2", "--device", "cpu"])
+    bench.main([str(path), "--models", "tiny", "--tokens", "40", "--long", "60", "--rounds", "2", "--device", "cpu"])
     records = json.loads(path.read_text())
     said = capsys.readouterr()
     assert said.out == table(records) + "\n"
     assert "tiny: round 2 of 2" in said.err
     assert all(r["seconds"] > 0 and r["fraction_of_peak"] > 0 for r in records)
-    assert {r["repeats"] for r in records if r["tokens"] == 64} == {2}
+    assert {r["repeats"] for r in records if r["tokens"] == 40} == {2}
 
 
 def test_documents_are_source_where_there_is_a_tokenizer():
@@ -153,6 +154,12 @@ def test_documents_are_source_where_there_is_a_tokenizer():
     model = make_block_model("gpt2")
     random = document(model, 300)
     assert torch.equal(random, document(model, 300)) and len(random.unique()) > model.vocab_size // 2
+
+
+def test_a_product_counts_two_operations_for_each_multiply_add(monkeypatch):
+    monkeypatch.setattr(measuring, "SIDES", {"cpu": 64})
+    monkeypatch.setattr(measuring, "seconds", lambda function, device: function().sum().item() and 0.5)
+    assert measuring.product_rate(CPU, torch.float32)() == 2 * 64**3 / 0.5
 
 
 def test_spread_is_relative_to_the_median():

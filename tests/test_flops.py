@@ -5,6 +5,8 @@ import torch
 from models import make_block_model, make_tokens
 from torch.nn import functional as F
 
+from fwl_lab import flops
+from fwl_lab.fast_weights import cross_entropy
 from fwl_lab.flops import DYNAMIC, FWL, FWL_TRAINING, HEAD, PLAIN_TRAINING, STATIC, WORK, count_flops, flops_per_token
 from fwl_lab.workloads import workload
 
@@ -30,14 +32,20 @@ def test_attention_is_two_products_and_five_back():
     assert count_flops(lambda: F.scaled_dot_product_attention(query, key, key, mask).sum().backward()) == 7 * product
 
 
-# Lengths that are whole inner batches, windows and segments, and that are none of these.
-@pytest.mark.parametrize("tokens", [1, 60, 64, 150])
-@pytest.mark.parametrize("family", ["gpt2", "mistral"])
+# Lengths that are whole inner batches, that are whole windows and segments, and that are none of these.
+@pytest.mark.parametrize(("family", "tokens"), [("gpt2", 64), ("gpt2", 77), ("mistral", 1), ("mistral", 60)])
 @pytest.mark.parametrize("what", WORK)
 def test_formula_and_execution_agree(what, family, tokens):
     model = make_block_model(family)
     counted = count_flops(workload(model, what, make_tokens(1, tokens))) / tokens
     assert counted == pytest.approx(flops_per_token(model, what, tokens), rel=0.02)
+
+
+@pytest.mark.parametrize("what", [FWL_TRAINING, FWL_TRAINING + HEAD])
+def test_formula_and_execution_agree_where_logits_are_too_many(what, monkeypatch):
+    for module in (cross_entropy, flops):
+        monkeypatch.setattr(module, "LOGITS_AT_ONCE", 100)
+    test_formula_and_execution_agree(what, "gpt2", 60)
 
 
 def test_formula_of_the_smallest_case_by_hand():
@@ -66,3 +74,5 @@ def test_refusals():
         flops_per_token(model, STATIC, 0)
     with pytest.raises(ValueError, match="no fast-weight block, which 'fwl' needs"):
         flops_per_token(model.base, FWL, 4)
+    with pytest.raises(ValueError, match="inner batches of 500 tokens are computed in pieces"):
+        flops_per_token(make_block_model("gpt2", inner_batch=None), FWL, 500)
