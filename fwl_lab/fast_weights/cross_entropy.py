@@ -158,39 +158,48 @@ class _LinearCrossEntropy(torch.autograd.Function):
         if known is not None and not known:
             known += [nll.detach(), delta.detach()]
         ctx.save_for_backward(hidden, weight, bias, labels, nll, delta)
+        ctx.set_materialize_grads(False)
         ctx.gathered = gathered
         return nll, delta
 
     @staticmethod
-    def backward(ctx: Any, a: Tensor, v: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, a: Tensor | None, v: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, labels, nll, delta = ctx.saved_tensors
         for_hidden, for_weight, for_bias, *_ = ctx.needs_input_grad
-        wide, low = nll.dtype, weight.dtype
-        lse = (nll + _label_logits(hidden, weight, bias, labels))[:, None]
-        r = (v * (delta + F.embedding(labels, weight))).sum(1, keepdim=True)
-        d_hidden = a[:, None] * delta
         # Where this backward pass is itself differentiated, its gradient has to leave as a value.
-        gather = ctx.gathered is not None and not torch.is_grad_enabled()
+        gather = for_weight and ctx.gathered is not None and not torch.is_grad_enabled()
         d_weight = d_bias = None
         if for_weight:
             d_weight = ctx.gathered.buffer(weight) if gather else torch.zeros_like(weight)
         if for_bias:
             d_bias = torch.zeros_like(bias)
-        for part in _tiles(labels, weight):
+        lse = (nll + _label_logits(hidden, weight, bias, labels))[:, None]
+        d_hidden = torch.zeros_like(delta) if a is None else a[:, None] * delta
+        direct = torch.zeros_like(delta) if a is None else a[:, None] * hidden.to(delta.dtype)
+        if v is not None:
+            r = (v * (delta + F.embedding(labels, weight))).sum(1, keepdim=True)
+            direct = direct + v
+        low, wide = weight.dtype, nll.dtype
+        # The second order goes through every tile; without it δ is all that the hidden state's gradient needs.
+        for part in _tiles(labels, weight) if v is not None or for_weight or for_bias else ():
             p = _logits(hidden, weight, bias, part).sub_(lse).exp_()
-            q = p * _product(v, weight[part].mT, wide).sub_(r)
-            d_hidden = d_hidden + _product(q, weight[part], wide)
-            if for_weight or for_bias:
-                q = q + a[:, None] * p
+            through_logits = torch.zeros_like(p) if v is None else p * _product(v, weight[part].mT, wide).sub_(r)
+            if v is not None and for_hidden:
+                d_hidden = d_hidden + _product(through_logits, weight[part], wide)
+            if a is not None and (for_weight or for_bias):
+                through_logits = through_logits + a[:, None] * p
             if d_weight is not None:
-                d_weight[part].addmm_(q.mT.to(low), hidden.to(low)).addmm_(p.mT.to(low), v.to(low))
+                d_weight[part].addmm_(through_logits.mT.to(low), hidden.to(low))
+                if v is not None:
+                    d_weight[part].addmm_(p.mT.to(low), v.to(low))
             if d_bias is not None:
-                d_bias[part] = q.sum(0).to(bias.dtype)
+                d_bias[part] = through_logits.sum(0).to(bias.dtype)
         if d_weight is not None:
-            d_weight.index_add_(0, labels, (a[:, None] * hidden + v).neg().to(low))
-        if d_bias is not None:
+            d_weight.index_add_(0, labels, direct.neg().to(low))
+        if d_bias is not None and a is not None:
             d_bias.index_add_(0, labels, a.neg().to(bias.dtype))
-        return d_hidden.to(hidden.dtype) if for_hidden else None, None if gather else d_weight, d_bias, None, None, None
+        gradient = None if gather else d_weight
+        return d_hidden.to(hidden.dtype) if for_hidden else None, gradient, d_bias, None, None, None
 
 
 def _forward(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -112,7 +112,8 @@ class Scan:
             new = now[name] if keep is None else now[name] * keep.view(shape)
             row = rows.view(shape)
             delta[name] = new if everywhere else torch.where(row, new, old)
-            pending[name] = torch.zeros_like(old) if everywhere else state.pending[name].masked_fill(row, 0)
+            # Where all begin anew, zeros that take no memory: the span says what is pending before it is asked.
+            pending[name] = old.new_zeros(()).expand_as(old) if everywhere else state.pending[name].masked_fill(row, 0)
         return state._replace(delta=delta, pending=pending), everywhere
 
     def _span(
