@@ -210,6 +210,24 @@ def test_rows_that_have_ended_cost_nothing():
     assert operations((3, 50)) == operations((50,)) + operations((5,)) - 2 * scored
 
 
+@pytest.mark.parametrize("inner_batch", [5, None])
+def test_state_stays_float32_under_bfloat16_autocast(inner_batch):
+    block = make_block("attached-rms", UpdateRule(inner_batch=inner_batch))
+    hidden, labels, weights = make_documents((40, 26))
+    with torch.no_grad():
+        expected = block(hidden, labels, weights)
+        block.float()
+        block.unembedding.float()
+        block.input_norm.float()
+        with torch.autocast("cpu", torch.bfloat16):
+            out = block(hidden.float(), labels, weights.float())
+            after = block(hidden.float(), labels, weights.float(), out.state)
+    for state in (out.state, after.state):
+        assert {x.dtype for x in (*state.delta.values(), *state.pending.values())} == {torch.float32}
+    assert out.nll.dtype == torch.float32
+    torch.testing.assert_close(out.nll.double(), expected.nll, rtol=0, atol=0.05)  # worst seen: 0.009
+
+
 CUTS = {"halves": [50], "ragged": [1, 8, 41, 74, 75, 139], "token by token": list(range(1, 150))}
 
 
