@@ -106,14 +106,14 @@ class Work(NamedTuple):
 
 # Every count of products is here and nowhere else; the README of `fast_weights` says which they are.
 _FORWARD = Work(3, dense=6, narrow=2, wide=2)
-_TRAINING = Work(7, streamed=10, dense=16, narrow=4, wide=5, carried=3, again=True)
+_TRAINING = Work(7, dense=16, narrow=4, wide=5, carried=3, again=True)
 _PLAIN = Work(6, dense=16, narrow=4, wide=5, carried=3)
 WORK = {
     STATIC: Work(1),
     FWL: _FORWARD,
     DYNAMIC: Work(3),
     FWL_TRAINING: _TRAINING,
-    FWL_TRAINING + HEAD: _TRAINING._replace(unembedding=10, streamed=14),
+    FWL_TRAINING + HEAD: _TRAINING._replace(unembedding=10, streamed=11),
     PLAIN_TRAINING: _PLAIN,
     PLAIN_TRAINING + HEAD: _PLAIN._replace(unembedding=9),
 }

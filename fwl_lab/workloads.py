@@ -49,8 +49,11 @@ def plain_nll(block: FastWeightBlock, hidden: Tensor, labels: Tensor) -> Tensor:
     eta = {n: block.steps[block.rule.step_of(n)] for n in block.fast_parameters}
     delta = {n: slow[n].new_zeros(len(hidden), *slow[n].shape) for n in eta}
     vocabulary, inner = block.head[0].shape[0], block.rule.inner_batch or hidden.shape[1]
+    begin, power = block.rule.schedule or (1.0, 0.0)
+    seen = torch.arange(hidden.shape[1], dtype=hidden.dtype, device=hidden.device)[None, :, None]
+    paces = (1 + seen / begin).pow(-power)  # (1, T, 1)
     outputs = []
-    for x, y in zip(hidden.split(inner, 1), labels.split(inner, 1), strict=True):
+    for x, y, pace in zip(*(t.split(inner, 1) for t in (hidden, labels, paces)), strict=True):
         theta = {n: slow[n] + delta[n] if n in delta else slow[n].expand(len(x), *slow[n].shape) for n in slow}
         theta = {n: value if value.ndim == 3 else value[:, None] for n, value in theta.items()}
         k1 = block.input_norm(x)
@@ -63,7 +66,7 @@ def plain_nll(block: FastWeightBlock, hidden: Tensor, labels: Tensor) -> Tensor:
         loss = F.cross_entropy(logits.view(-1, vocabulary), y.flatten(), reduction="sum")
         d_z1, d_z2, d_out = torch.autograd.grad(loss, [z1, z2, out], create_graph=True)
         gradients = {"W1": d_z1, "b1": d_z1, "W2": d_z2, "b2": d_z2, "g": d_out * n, "b": d_out}
-        update = {n: -eta[n] * gradients[n] for n in eta}
+        update = {n: -eta[n] * pace * gradients[n] for n in eta}
         add = {n: before(u) for n, u in update.items()}
         hf = z1 + add.get("b1", 0)
         hf = (hf + (k1 @ k1.mT).tril(-1) @ update["W1"] if "W1" in eta else hf).relu().square()
@@ -72,7 +75,9 @@ def plain_nll(block: FastWeightBlock, hidden: Tensor, labels: Tensor) -> Tensor:
         outputs.append(_normalise(block, z2f) * (theta["g"] + add.get("g", 0)) + (theta.get("b", 0) + add.get("b", 0)))
         keys = {"W1": k1, "W2": h}
         sums = {n: u.mT @ keys[n] if n in keys else u.sum(1) for n, u in update.items()}
-        delta = {n: (1 - block.rule.decay) * (delta[n] + sums[n]) for n in eta}
+        delta = {n: delta[n] + sums[n] for n in eta}
+        keep = block.retention(delta)
+        delta = delta if keep is None else {n: d * keep.view(-1, *[1] * (d.ndim - 1)) for n, d in delta.items()}
     logits = block.logits(torch.cat(outputs, 1))  # (B, T, V)
     return F.cross_entropy(logits.view(-1, vocabulary), labels.flatten(), reduction="none").view(labels.shape)
 
