@@ -174,29 +174,30 @@ class _LinearCrossEntropy(torch.autograd.Function):
         if for_bias:
             d_bias = torch.zeros_like(bias)
         lse = (nll + _label_logits(hidden, weight, bias, labels))[:, None]
-        d_hidden = torch.zeros_like(delta) if a is None else a[:, None] * delta
-        direct = torch.zeros_like(delta) if a is None else a[:, None] * hidden.to(delta.dtype)
+        count, low, wide = len(labels), weight.dtype, nll.dtype
+        a = torch.zeros_like(nll) if a is None else a
+        d_hidden, direct, stacked = a[:, None] * delta, a[:, None] * hidden, hidden
         if v is not None:
             r = (v * (delta + F.embedding(labels, weight))).sum(1, keepdim=True)
-            direct = direct + v
-        low, wide = weight.dtype, nll.dtype
+            # h and v go through U as one batch: products of few rows are slow.
+            direct, stacked = direct + v, torch.cat([hidden.to(low), v.to(low)])
         # The second order goes through every tile; without it δ is all that the hidden state's gradient needs.
         for part in _tiles(labels, weight) if v is not None or for_weight or for_bias else ():
-            p = _logits(hidden, weight, bias, part).sub_(lse).exp_()
-            through_logits = torch.zeros_like(p) if v is None else p * _product(v, weight[part].mT, wide).sub_(r)
-            if v is not None and for_hidden:
-                d_hidden = d_hidden + _product(through_logits, weight[part], wide)
-            if a is not None and (for_weight or for_bias):
-                through_logits = through_logits + a[:, None] * p
+            products = _product(stacked, weight[part].mT, wide)
+            p = (products[:count] if bias is None else products[:count] + bias[part]).sub(lse).exp_()
+            through = a[:, None] * p
+            if v is not None:
+                q = p * (products[count:] - r)
+                d_hidden = d_hidden + _product(q, weight[part], wide)
+                through = through + q
             if d_weight is not None:
-                d_weight[part].addmm_(through_logits.mT.to(low), hidden.to(low))
-                if v is not None:
-                    d_weight[part].addmm_(p.mT.to(low), v.to(low))
+                both = through if v is None else torch.cat([through, p])
+                d_weight[part].addmm_(both.mT.to(low), stacked.to(low))
             if d_bias is not None:
-                d_bias[part] = through_logits.sum(0).to(bias.dtype)
+                d_bias[part] = through.sum(0).to(bias.dtype)
         if d_weight is not None:
             d_weight.index_add_(0, labels, direct.neg().to(low))
-        if d_bias is not None and a is not None:
+        if d_bias is not None:
             d_bias.index_add_(0, labels, a.neg().to(bias.dtype))
         gradient = None if gather else d_weight
         return d_hidden.to(hidden.dtype) if for_hidden else None, gradient, d_bias, None, None, None
