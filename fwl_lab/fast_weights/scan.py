@@ -61,7 +61,7 @@ class Scan:
         pieces: list[tuple[Span, Tensor]] = []
         live = torch.arange(len(self.hidden), device=self.hidden.device)
         # What only looks begins no inner batch on its way: all of it is read at the fast weights of the first token.
-        now, empty = self._relinearise(state, self.weights) if self.labels is None else (state, False)
+        now, fresh = self._relinearise(state, self.weights) if self.labels is None else (state, False)
         ended: list[tuple[Tensor, FastWeightState]] = []
         every = list(spans(self.weights != 0, state.seen, self.block.rule.inner_batch, LONGEST))
         # Rows that have ended are put aside; each stretch of spans has one set of rows.
@@ -73,7 +73,9 @@ class Scan:
             parts = list(groups(list(stretch)))
             for part in parts:
                 known: list[list[Tensor] | None] = [None if len(parts) == 1 else [] for _ in part]
-                outputs, now = recomputed(self._spans, part, now, known, empty, only=len(parts) == 1)
+                if self.labels is not None:  # out here, so that what the checkpoint keeps has nothing pending
+                    now, fresh = self._relinearise(now, self._learning(part[0]))
+                outputs, now = recomputed(self._spans, part, now, fresh, known, only=len(parts) == 1)
                 pieces += zip(part, outputs, strict=True)
         if ended:
             ended.append((live, now))
@@ -82,16 +84,23 @@ class Scan:
         return join(pieces, self.hidden.new_zeros(*self.hidden.shape[:2], self.block.W2.shape[0])), now
 
     def _spans(
-        self, part: Sequence[Span], state: FastWeightState, known: list[list[Tensor] | None], empty: bool
+        self, part: Sequence[Span], state: FastWeightState, fresh: bool, known: list[list[Tensor] | None]
     ) -> tuple[list[Tensor], FastWeightState]:
+        """Outputs of a group of spans; the first one's inner batch has begun, `fresh`: with nothing pending."""
         outputs = []
-        for span, found in zip(part, known, strict=True):
-            weights = span.take(self.learning) if span.real is None else span.take(self.learning) * span.real
-            begun, fresh = (state, empty) if self.labels is None else self._relinearise(state, weights)
-            output, after = self._span(span, weights, begun, fresh, found)
+        for index, (span, found) in enumerate(zip(part, known, strict=True)):
+            weights = self._learning(span)
+            if index and self.labels is not None:
+                state, fresh = self._relinearise(state, weights)
+            output, after = self._span(span, weights, state, fresh, found)
             outputs.append(output)
-            state = begun if self.labels is None else after
+            state = state if self.labels is None else after
         return outputs, state
+
+    def _learning(self, span: Span) -> Tensor:
+        """(b, L)"""
+        weights = span.take(self.learning)
+        return weights if span.real is None else weights * span.real
 
     def _relinearise(self, state: FastWeightState, weights: Tensor) -> tuple[FastWeightState, bool]:
         """Begin a new inner batch in the rows that stand at one's start: gradients are from now on taken at θ now.
