@@ -39,7 +39,9 @@ def test_together_as_alone(family: str, rule: Any, groups: list[int]) -> None:
     nll = reader.read(tokens).nll
     assert groups == [3] * 6
     # Adam divides by the size of the gradient, which makes much of a rounding where there is next to none.
-    torch.testing.assert_close(nll, read_alone(model, tokens, rule, SEGMENT), rtol=0, atol=1e-10)  # worst seen: 1.5e-11, adamw
+    torch.testing.assert_close(
+        nll, read_alone(model, tokens, rule, SEGMENT), rtol=0, atol=1e-10
+    )  # worst seen: 1.5e-11, adamw
     assert not torch.equal(nll[0], nll[1])
 
 
@@ -51,6 +53,21 @@ def test_subsets_together_as_alone(family: str, parameters: str, groups: list[in
     assert groups == [3] * 4
     alone = read_alone(model, tokens, sgd, SEGMENT, parameters)
     torch.testing.assert_close(nll, alone, rtol=0, atol=1e-12)  # worst seen: 4e-15
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_embeddings_together_as_alone(tied: bool, groups: list[int]) -> None:
+    """Tied or not, with a token that learns nothing as an input, and tokens that occur several times."""
+    model = make_model("mistral", torch.float64, pad_token_id=4, tie_word_embeddings=tied)
+    tokens = make_tokens(3, 3 * SEGMENT) // 8 * 4
+    assert bool((tokens == 4).any()) and model.network.get_input_embeddings().padding_idx == 4
+    reader = DynamicEvaluationReader(model, sgd, SEGMENT)
+    nll = reader.read(tokens).nll
+    assert groups == [3] * 3
+    alone = read_alone(model, tokens, sgd, SEGMENT)
+    torch.testing.assert_close(nll, alone, rtol=0, atol=1e-12)  # worst seen: 0
+    moved = reader.fast_weights()["network.model.embed_tokens.weight"][0].any(1)
+    assert bool(moved[tokens[0, 0]]) and bool(moved[4]) == tied  # as an output it learns where the two are one
 
 
 def test_2048_tokens_in_float32() -> None:

@@ -181,7 +181,7 @@ class DynamicEvaluationReader(Reader):
         context = detach(context)
         for index, document in enumerate(documents):
             if learning:
-                self._step(document, [None if g is None else g[index] for g in gradients])
+                self._step(document, [None if g is None else g[index].contiguous() for g in gradients])
             document.end_segment(part(context, index))
         return nll.detach()
 
