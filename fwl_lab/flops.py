@@ -31,7 +31,7 @@ from .language_model import LanguageModel
 SEGMENT = 64  # tokens between two steps of dynamic evaluation, as DynamicEvaluationReader has it
 STATIC, FWL, DYNAMIC = "static", "fwl", "dynamic-evaluation"
 FWL_TRAINING, PLAIN_TRAINING = "fwl-training", "plain-training"
-HEAD = "-head"  # behind either: the unembedding learns too
+FROZEN = "-frozen-head"  # behind either: block alone learns, as in a retrofit; else the unembedding learns too
 READING = (STATIC, FWL, DYNAMIC)
 
 
@@ -112,10 +112,10 @@ WORK = {
     STATIC: Work(1),
     FWL: _FORWARD,
     DYNAMIC: Work(3),
-    FWL_TRAINING: _TRAINING,
-    FWL_TRAINING + HEAD: _TRAINING._replace(unembedding=10, streamed=11),
-    PLAIN_TRAINING: _PLAIN,
-    PLAIN_TRAINING + HEAD: _PLAIN._replace(unembedding=9),
+    FWL_TRAINING: _TRAINING._replace(unembedding=10, streamed=11),
+    FWL_TRAINING + FROZEN: _TRAINING,
+    PLAIN_TRAINING: _PLAIN._replace(unembedding=9),
+    PLAIN_TRAINING + FROZEN: _PLAIN,
 }
 
 

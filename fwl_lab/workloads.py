@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from .fast_weights import FastWeightBlock
 from .fast_weights.attention import before
 from .fast_weights.rule import PARAMETERS
-from .flops import DYNAMIC, FWL, HEAD, PLAIN_TRAINING, READING, STATIC
+from .flops import DYNAMIC, FROZEN, FWL, PLAIN_TRAINING, READING, STATIC
 from .language_model import LanguageModel
 from .optimizers import DynamicEvaluationSGD
 from .precision import root_mean_square
@@ -115,7 +115,7 @@ def workload(model: LanguageModel, what: str, tokens: Tensor) -> Callable[[], ob
     def step() -> None:
         model.requires_grad_(False)
         block.requires_grad_(True)
-        if what.endswith(HEAD):
+        if not what.endswith(FROZEN):
             model.unembedding.requires_grad_(True)
         model.zero_grad(set_to_none=True)
         nll(block, hidden, tokens).sum().backward()

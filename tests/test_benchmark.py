@@ -14,7 +14,7 @@ from models import fill_block, make_block_model, make_text_model, make_tokens
 from fwl_lab import UpdateRule, attach_fast_weights, measuring
 from fwl_lab import benchmark as bench
 from fwl_lab.benchmark import Subject, benchmark, table
-from fwl_lab.flops import DYNAMIC, FWL, FWL_TRAINING, HEAD, PLAIN_TRAINING, STATIC, WORK
+from fwl_lab.flops import DYNAMIC, FROZEN, FWL, FWL_TRAINING, PLAIN_TRAINING, STATIC, WORK
 from fwl_lab.workloads import block_nll, document, plain_nll, workload
 
 CPU = torch.device("cpu")
@@ -64,9 +64,9 @@ def test_a_step_makes_gradients_for_block_and_where_asked_for_head():
     own = {f"block.{n}" for n, _ in model.block.named_parameters()}
     for what in (FWL_TRAINING, PLAIN_TRAINING):
         seen.clear()
-        workload(model, what, make_tokens(1, 30))()
+        workload(model, what + FROZEN, make_tokens(1, 30))()
         assert set(seen) == own
-        workload(model, what + HEAD, make_tokens(1, 30))()
+        workload(model, what, make_tokens(1, 30))()
         assert set(seen) == own | {"network.lm_head.weight"}
 
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from fwl_lab import flops
 from fwl_lab.fast_weights import cross_entropy
-from fwl_lab.flops import DYNAMIC, FWL, FWL_TRAINING, HEAD, PLAIN_TRAINING, STATIC, WORK, count_flops, flops_per_token
+from fwl_lab.flops import DYNAMIC, FROZEN, FWL, FWL_TRAINING, PLAIN_TRAINING, STATIC, WORK, count_flops, flops_per_token
 from fwl_lab.workloads import workload
 
 
@@ -41,7 +41,7 @@ def test_formula_and_execution_agree(what, family, tokens):
     assert counted == pytest.approx(flops_per_token(model, what, tokens), rel=0.02)
 
 
-@pytest.mark.parametrize("what", [FWL_TRAINING, FWL_TRAINING + HEAD])
+@pytest.mark.parametrize("what", [FWL_TRAINING, FWL_TRAINING + FROZEN])
 def test_formula_and_execution_agree_where_logits_are_too_many(what, monkeypatch):
     for module in (cross_entropy, flops):
         monkeypatch.setattr(module, "LOGITS_AT_ONCE", 100)
@@ -63,7 +63,7 @@ def test_what_adapting_adds():
     assert added == pytest.approx(2 * (2 * model.vocab_size * width + 6 * wide * width + 2 * 10 * (wide + width)))
     assert flops_per_token(model, DYNAMIC, 64) > 2.9 * flops_per_token(model, STATIC, 64)
     for what in (FWL_TRAINING, PLAIN_TRAINING):
-        assert flops_per_token(model, what + HEAD, 60) > flops_per_token(model, what, 60) > added
+        assert flops_per_token(model, what, 60) > flops_per_token(model, what + FROZEN, 60) > added
 
 
 def test_refusals():
