@@ -63,7 +63,7 @@ def peak_bytes(function: Callable[[], object], device: torch.device) -> int | No
 
 
 def in_a_fresh_process(function: Callable[..., Result], *arguments: object, place: torch.device) -> Result:
-    """`function(*arguments)` where :func:`peak_bytes` on a CPU tells what is needed; on a GPU here, where it always does.
+    """`function(*arguments)` where :func:`peak_bytes` on a CPU tells what is needed; on a GPU here, where it does so.
 
     A heap in which much was freed serves large tensors out of its holes and counts as resident what nobody uses, two
     or three times as much as is needed. In the process that this starts, large blocks come from the system one by one.

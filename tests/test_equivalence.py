@@ -218,6 +218,7 @@ def test_state_stays_float32_under_bfloat16_autocast(inner_batch):
         expected = block(hidden, labels, weights)
         block.float()
         block.unembedding.float()
+        assert block.input_norm is not None
         block.input_norm.float()
         with torch.autocast("cpu", torch.bfloat16):
             out = block(hidden.float(), labels, weights.float())
