@@ -289,7 +289,7 @@ class LanguageModel(nn.Module):
         """SHA-256 (first 16 hex digits) over names, dtypes and bytes of all parameters."""
         digest = hashlib.sha256()
         for name, parameter in self.named_parameters():
-            data = parameter.detach().cpu().contiguous().view(torch.uint8).numpy()
+            data = parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
             digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode() + data.tobytes())
         return digest.hexdigest()[:16]
 

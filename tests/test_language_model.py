@@ -28,7 +28,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from fwl_lab import LanguageModel, StaticReader, attach_fast_weights
+from fwl_lab import LanguageModel, StaticReader, UpdateRule, attach_fast_weights
 from fwl_lab.windows import Context
 
 TINY: dict[str, Any] = {
@@ -169,3 +169,13 @@ def test_a_window_must_fit_the_model() -> None:
 def test_the_weight_hash_tells_models_apart() -> None:
     hashes = [make_model("mistral", **s).weight_hash() for s in ({}, {}, {"seed": 1}, {"dtype": torch.float64})]
     assert hashes[0] == hashes[1] and len(set(hashes)) == 3
+
+
+def test_the_weight_hash_takes_in_a_learned_decay() -> None:
+    """A parameter without dimensions could not be hashed."""
+    model = attach_fast_weights(make_model("mistral"), 4, UpdateRule(decay=0.1, learn_decay=True))
+    before = model.weight_hash()
+    assert model.block is not None and model.block.forgetting is not None
+    with torch.no_grad():
+        model.block.forgetting += 1
+    assert model.weight_hash() != before
