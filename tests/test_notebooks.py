@@ -267,7 +267,7 @@ def test_evaluation_keeps_every_figure_of_its_tables(texts, model_folder, tmp_pa
     assert "21 documents; 1 with fewer than 256 tokens left out; 10 read" in _said(executed)
     trace = open_trace(tmp_path / "trace.zarr").load()
     summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
-    names = ["base", "static", "dynamic_evaluation", "fwl", "slow_control"]
+    names = ["base", "static", "neural_cache", "dynamic_evaluation", "fwl", "slow_control"]
     assert list(summary["readers"]) == trace.reader.values.tolist() == names
     # The control that lies beside the block is here the block itself, so it reads as "static" does.
     np.testing.assert_array_equal(trace.nll.sel(reader="slow_control"), trace.nll.sel(reader="static"))
