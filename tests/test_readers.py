@@ -282,3 +282,10 @@ def test_a_reader_needs_a_block_and_a_rule_of_the_past_alone() -> None:
             FastWeightReader(attach_fast_weights(base, rule=rule))
     with pytest.raises(ValueError, match="has a fast-weight block already"):
         attach_fast_weights(attach_fast_weights(base))
+
+
+def test_a_fast_weight_readers_configuration_names_all_of_its_rule() -> None:
+    rule = UpdateRule(inner_batch=10, decay=0.25, learn_decay=True, schedule=(100.0, 0.5), cap=0.3)
+    found = FastWeightReader(attach_fast_weights(make_model("mistral"), 4, rule)).configuration()
+    assert found["decay"] == pytest.approx(0.25)
+    assert (found["inner_batch"], found["schedule"], found["cap"]) == (10, [100.0, 0.5], 0.3)

@@ -73,7 +73,10 @@ class FastWeightReader(Reader):
     def configuration(self) -> dict[str, Any]:
         rule = self.block.rule
         steps = {"/".join(names): s for names, s in zip(rule.steps, self.block.steps.tolist(), strict=True) if names}
-        return super().configuration() | {"inner_batch": rule.inner_batch, "decay": rule.decay, "step_sizes": steps}
+        return super().configuration() | {
+            "inner_batch": rule.inner_batch, "decay": float(self.block.decay()),
+            "schedule": None if rule.schedule is None else list(rule.schedule), "cap": rule.cap, "step_sizes": steps,
+        }  # fmt: skip
 
     def _tensors(self) -> dict[str, Tensor]:
         return to_tensors(self.context, "context.") | to_tensors(self.state, "state.")
