@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..fast_weights import FastWeightState
@@ -74,7 +75,7 @@ class FastWeightReader(Reader):
         rule = self.block.rule
         steps = {"/".join(names): s for names, s in zip(rule.steps, self.block.steps.tolist(), strict=True) if names}
         return super().configuration() | {
-            "inner_batch": rule.inner_batch, "decay": float(self.block.decay()),
+            "inner_batch": rule.inner_batch, "decay": float(torch.as_tensor(self.block.decay()).detach()),
             "schedule": None if rule.schedule is None else list(rule.schedule), "cap": rule.cap, "step_sizes": steps,
         }  # fmt: skip
 
