@@ -39,8 +39,9 @@ def seconds(function: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def peak_bytes(function: Callable[[], object], device: torch.device) -> int | None:
-    """Most bytes held at once during a call, above what was held before it.
+@contextmanager
+def held_at_most(device: torch.device) -> Iterator[Callable[[], int | None]]:
+    """Inside, the value says how many bytes were held at once since the beginning, above what was held then.
 
     On a GPU what torch's allocator gave out, on a CPU the resident size of the process. None on a CPU where the
     system does not tell (no /proc).
@@ -50,16 +51,21 @@ def peak_bytes(function: Callable[[], object], device: torch.device) -> int | No
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
+        yield lambda: torch.cuda.max_memory_allocated(device) - before
+    elif not STATUS.exists():
+        yield lambda: None
+    else:
+        _give_back()
+        before = _status("VmRSS")
+        with _high_water() as peak:
+            yield lambda: max(peak() - before, 0)
+
+
+def peak_bytes(function: Callable[[], object], device: torch.device) -> int | None:
+    """Most bytes held at once during a call, above what was held before it; see :func:`held_at_most`."""
+    with held_at_most(device) as peak:
         function()
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
-    if not STATUS.exists():
-        return None
-    _give_back()
-    before = _status("VmRSS")
-    with _high_water() as peak:
-        function()
-        return max(peak() - before, 0)
+        return peak()
 
 
 def in_a_fresh_process(function: Callable[..., Result], *arguments: object, place: torch.device) -> Result:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import xarray as xr
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import trace as schema
@@ -104,10 +105,10 @@ def score(
                 bar.set_description(name, refresh=False)
                 reader.reset(carry=carry)
                 if record is None:
-                    seconds[name] += _read(reader, encoding, nll[row], int(start), bar)
+                    seconds[name] += read_on(reader, encoding.ids, nll[row, start:], bar)
                 else:
                     with recordings[name].document(reader, int(start)):
-                        seconds[name] += _read(reader, encoding, nll[row], int(start), bar)
+                        seconds[name] += read_on(reader, encoding.ids, nll[row, start:], bar)
     dataset = _dataset(documents, encodings, nll, readers)
     dataset[schema.SECONDS] = (schema.READER, [max(seconds[n] - recordings[n].seconds, 0.0) for n in readers])
     if record is not None and any(recording.updates for recording in recordings.values()):
@@ -117,13 +118,26 @@ def score(
     return trace if path is None else schema.open_trace(schema.save_trace(trace, path))
 
 
-def _read(reader: Reader, encoding: Encoding, out: np.ndarray, start: int, bar: tqdm) -> float:
-    """Read one document into `out`; returns the seconds it took."""
+def read_on(reader: Reader, ids: Tensor, out: np.ndarray, bar: tqdm) -> float:
+    """Let a reader read on in calls of 1,024 tokens, so that nothing but the scores grows with their number.
+
+    Parameters
+    ----------
+    ids : (T,) long
+        The next tokens of its document.
+    out : (T or more,) float
+        Takes their NLL, nats, from its beginning.
+    bar : tqdm
+        Counts tokens.
+
+    Returns
+    -------
+    seconds that it took
+    """
     began = time.perf_counter()
-    for offset in range(0, len(encoding.ids), CALL):
-        tokens = encoding.ids[None, offset : offset + CALL]
-        nll = reader.read(tokens.to(reader.model.device)).nll[0]
-        out[start + offset : start + offset + len(nll)] = nll.double().cpu().numpy()
+    for offset in range(0, len(ids), CALL):
+        nll = reader.read(ids[None, offset : offset + CALL].to(reader.model.device)).nll[0]
+        out[offset : offset + len(nll)] = nll.double().cpu().numpy()
         bar.update(len(nll))
     return time.perf_counter() - began
 
