@@ -162,6 +162,35 @@ def test_summary_table_has_units_and_the_analysis_figures(trace):
     assert "nats / token, mean of documents" not in tables.summary_table(make_trace(documents=1))
 
 
+PARTS = [
+    {"reader": reader, "start": start, "stop": start + 100, "nats_per_token": level - start / 1000}
+    for reader, level in (("base", 3.0), ("fwl", 2.5))
+    for start in (0, 100, 200)
+]
+
+
+def test_a_long_reading_shows_levels_above_and_the_gain_below():
+    figure = figures.plot_long_reading([{**part, "seconds": 1.0} for part in PARTS])
+    base, fwl, gain = figure.data
+    assert [line.name for line in figure.data] == ["base", "FWL", "FWL"]
+    assert [list(line.x) for line in figure.data] == [[50, 150, 250]] * 3
+    np.testing.assert_allclose(base.y, [3.0, 2.9, 2.8])
+    np.testing.assert_allclose(fwl.y, [2.5, 2.4, 2.3])
+    np.testing.assert_allclose(gain.y, [0.5, 0.5, 0.5])
+    assert (base.yaxis, fwl.yaxis, gain.yaxis) == ("y", "y", "y2")
+    assert [line.showlegend for line in figure.data] == [None, None, False]
+    assert base.line.color != fwl.line.color == gain.line.color
+    assert _y_title(figure) == "NLL [nat / token]"
+    assert figure.layout.yaxis2.title.text == "gain over base [nat / token]"
+    assert figure.layout.xaxis2.title.text == "position in the document [token]"
+    assert figure.layout.xaxis.title.text is None
+    assert "3 stretches of a document of 300 tokens" in figure.layout.title.subtitle.text
+    assert [(shape.y0, shape.yref) for shape in figure.layout.shapes] == [(0, "y2")]
+    assert figures.plot_long_reading(PARTS, baseline="fwl").data[1].y[0] == pytest.approx(-0.5)
+    with pytest.raises(ValueError, match="no reader 'static' in these parts; they hold base, fwl"):
+        figures.plot_long_reading(PARTS, baseline="static")
+
+
 CURVE = [{"step": 20 * i, "tokens": 80 * i, "loss": 4.0 / i, "seconds": 1.0 * i} for i in range(1, 6)]
 
 

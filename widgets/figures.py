@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
+from plotly.subplots import make_subplots
 
 from fwl_lab import analysis
 from fwl_lab.trace import (
@@ -151,6 +152,37 @@ def plot_fast_weight_norms(
     subtitle = f"{theme.label(reader)} reading {_name(trace, document)}"
     _finish(figure, _QUANTITIES[quantity], subtitle, f"{symbol} [{norms.attrs[UNITS]}]")
     return _label_ends(figure) if len(names) <= len(theme.CATEGORIES) else figure
+
+
+def plot_long_reading(parts: Sequence[Mapping[str, Any]], *, baseline: str = BASE) -> go.Figure:
+    """NLL of each reader along one long document and, below it, the gain over `baseline`; nats per token.
+
+    Parameters
+    ----------
+    parts : sequence of mappings
+        ``reader``, ``start``, ``stop`` (tokens) and ``nats_per_token``, in the order of the document; the same for
+        each reader.
+    """
+    levels: dict[str, list[float]] = {}
+    for part in parts:
+        levels.setdefault(str(part[READER]), []).append(part[analysis.NATS_PER_TOKEN])
+    if baseline not in levels:
+        raise ValueError(f"no reader {baseline!r} in these parts; they hold {', '.join(levels) or 'none'}")
+    middle = [(part["start"] + part["stop"]) / 2 for part in parts if part[READER] == baseline]
+    colours, figure = theme.colours(list(levels)), make_subplots(2, 1, shared_xaxes=True, vertical_spacing=0.08)
+    for name, values in levels.items():
+        shown = {"x": middle, "name": theme.label(name), "legendgroup": name, "mode": "lines"}
+        shown["line"] = {"color": colours[name], "width": 2.5, "dash": theme.dash(name)}
+        figure.add_scatter(y=values, hovertemplate="%{y:.4f} nat", row=1, col=1, **shown)
+        if name != baseline:
+            gain = np.subtract(levels[baseline], values)
+            figure.add_scatter(y=gain, hovertemplate="%{y:+.4f} nat", showlegend=False, row=2, col=1, **shown)
+    figure.update_xaxes(tickformat=",d", rangemode="tozero", unifiedhovertitle_text="around token %{x:,.0f}")
+    subtitle = f"{len(middle):,} stretches of a document of {parts[-1]['stop']:,} tokens, each the mean of its tokens"
+    _finish(figure, "NLL and gain by position", subtitle, f"NLL [{_PER_TOKEN}]")
+    figure.update_xaxes(title_text=_POSITION_TITLE, row=2).update_yaxes(title_text=_gain_title(baseline), row=2)
+    figure.add_hline(y=0, line={"color": theme.ZERO, "width": 1}, layer="below", row=2)
+    return figure.update_layout(height=620)
 
 
 def plot_training_curve(curve: Sequence[Mapping[str, float]]) -> go.Figure:
