@@ -14,7 +14,7 @@ unexport JUPYTER_PATH
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo lab evaluate wikitext train tune bench test test-slow check format clean
+.PHONY: help demo lab evaluate wikitext long train tune bench test test-slow check format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -31,6 +31,9 @@ evaluate: $(STAMP)  ## the README's figures, on the test split; a report in runs
 wikitext: $(STAMP)  ## the same figures on WikiText articles: make wikitext WIKITEXT=path/to/wiki.valid.tokens
 	@test -n "$(WIKITEXT)" || { echo 'error: which articles? make wikitext WIKITEXT=path/to/wiki.valid.tokens' >&2; exit 1; }
 	$(REPORT) notebooks/01_evaluation.ipynb runs/wikitext -p corpus wikitext -p path "$(WIKITEXT)" $(EVALUATE)
+
+long: $(STAMP)  ## one document of a million tokens: gain, time and memory; a report in runs/long_document (LONG="-p path my_texts")
+	$(REPORT) notebooks/02_long_document.ipynb runs/long_document $(LONG)
 
 train: $(STAMP)  ## train a model; it and a report in runs/train (TRAIN="-p mode retrofit -p steps 1000", RUN=another/folder)
 	$(REPORT) notebooks/train.ipynb $(or $(RUN),runs/train) $(TRAIN)

@@ -33,7 +33,7 @@ def _is_parameters(cell: nbformat.NotebookNode) -> bool:
 
 
 def test_all_notebooks_are_found():
-    assert {path.stem for path in NOTEBOOKS} >= {"00_quickstart", "01_evaluation", "train", "tune"}
+    assert {path.stem for path in NOTEBOOKS} >= {"00_quickstart", "01_evaluation", "02_long_document", "train", "tune"}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -90,6 +90,7 @@ def test_every_parameter_that_the_readme_sets_exists():
         "demo": "00_quickstart",
         "evaluate": "01_evaluation",
         "wikitext": "01_evaluation",
+        "long": "02_long_document",
         "train": "train",
         "tune": "tune",
     }

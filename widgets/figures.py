@@ -171,7 +171,7 @@ def plot_long_reading(parts: Sequence[Mapping[str, Any]], *, baseline: str = BAS
     middle = [(part["start"] + part["stop"]) / 2 for part in parts if part[READER] == baseline]
     colours, figure = theme.colours(list(levels)), make_subplots(2, 1, shared_xaxes=True, vertical_spacing=0.08)
     for name, values in levels.items():
-        shown = {"x": middle, "name": theme.label(name), "legendgroup": name, "mode": "lines"}
+        shown: dict[str, Any] = {"x": middle, "name": theme.label(name), "legendgroup": name, "mode": "lines"}
         shown["line"] = {"color": colours[name], "width": 2.5, "dash": theme.dash(name)}
         figure.add_scatter(y=values, hovertemplate="%{y:.4f} nat", row=1, col=1, **shown)
         if name != baseline:
