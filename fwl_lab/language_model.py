@@ -250,7 +250,7 @@ class LanguageModel(nn.Module):
         return root_mean_square(x, norm.variance_epsilon)
 
     def slow_output(self, residual: Tensor, seen: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
-        """What the unembedding reads, (B, T, D), without adaptation: the final norm, or the block at θ₀.
+        """What the unembedding reads, (B, T, D), float32 or wider, without adaptation: final norm, or block at θ₀.
 
         `seen` (B,) and `valid` (B, T) tell a block where its inner batches begin, so that the order of its sums, and
         so every bit of the result, is that of a reading with all step sizes at 0.
@@ -260,12 +260,14 @@ class LanguageModel(nn.Module):
             state = state if seen is None else state._replace(seen=seen)
             return self.block(residual, None, None if valid is None else valid.to(residual.dtype), state).hidden
         norm = self.final_norm
+        # As the block does, so that in half precision too an untrained block changes no bit.
+        residual = residual.to(torch.promote_types(residual.dtype, torch.float32))
         out = self.normalise(residual) * norm.weight
         return out + norm.bias if isinstance(norm, nn.LayerNorm) and norm.bias is not None else out
 
     def logits(self, hidden: Tensor) -> Tensor:
         """U hidden + c: (..., D) -> (..., V)."""
-        return self.unembedding(hidden)
+        return self.unembedding(hidden.to(self.dtype))
 
     def nll(self, hidden: Tensor, labels: Tensor, valid: Tensor | None = None) -> Tensor:
         """-log softmax(logits)[labels], (B, T) nats, in float32 or wider; 0 where `valid` (B, T) is False."""

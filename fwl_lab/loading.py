@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -187,6 +187,8 @@ def _load_network(source: str, dtype: torch.dtype, local: bool) -> PreTrainedMod
         if bars:
             transformers_logging.enable_progress_bar()
     network, report = loaded
+    if local:
+        _restore_bias(network, report, Path(source))
     for key in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report.get(key):
             names = ", ".join(sorted(map(str, report[key]))[:3])
@@ -196,6 +198,19 @@ def _load_network(source: str, dtype: torch.dtype, local: bool) -> PreTrainedMod
             )
     check_finite(dict(network.named_parameters()), source)
     return network
+
+
+def _restore_bias(network: PreTrainedModel, report: dict[str, Any], folder: Path) -> None:
+    """Load the unembedding's bias, of which a configuration says nothing, and take it off the report."""
+    head = network.get_output_embeddings()
+    name = next(f"{name}.bias" for name, module in network.named_modules() if module is head)
+    if name not in report["unexpected_keys"] or head.bias is not None:
+        return
+    for path in folder.glob("model*.safetensors"):
+        bias = read_tensors(path)[0].get(name)
+        if bias is not None and bias.shape == head.weight.shape[:1]:
+            head.bias = nn.Parameter(bias.to(head.weight.dtype))
+            report["unexpected_keys"] = set(report["unexpected_keys"]) - {name}
 
 
 def _load_block(base: LanguageModel, path: Path) -> LanguageModel:
