@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from fwl_lab import Document, LanguageModel, UpdateRule, attach_fast_weights, load_model, new_model, open_trace, train
+from fwl_lab.from_scratch import train_tokenizer
 from fwl_lab.loading import read_tensors
 from fwl_lab.readers import DynamicEvaluationReader, FastWeightReader, StaticReader
 from fwl_lab.training import TrainingConfig
@@ -220,6 +222,37 @@ def test_training_a_block_leaves_a_model_a_trace_and_where_it_came_from(texts, m
     ids = _ids(trained, texts / "19.txt", 100)
     expected = FastWeightReader(trained).read(ids).nll[0].numpy()
     np.testing.assert_allclose(_nll(trace, "fwl", 0), expected, atol=1e-5)
+
+
+def test_a_gpt2_of_ones_own_is_retrofitted_on_ones_own_text(texts, tmp_path):
+    """As Hugging Face leaves it in a folder: LayerNorm with biases, absolute positions, a tied head."""
+    documents = [Document(path.name, path.read_text(encoding="utf-8")) for path in sorted(texts.glob("*.txt"))]
+    tokenizer = train_tokenizer(documents, 300)
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    shape = {"vocab_size": len(tokenizer), "n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 2}
+    given = GPT2LMHeadModel(GPT2Config(**shape, **ends))
+    given.save_pretrained(tmp_path / "gpt2")
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    # As on a command line: all of it text.
+    options = {
+        "mode": "retrofit", "corpus": "text", "size": "4", "inner_batch": "8", "initial_step": "0.01", "decay": "0.01",
+        "learn_decay": "True", "schedule": "[100,0.5]", "cap": "0.2", "steps": "2", "rows": "2", "tokens": "32",
+        "warmup": "1", "validation_documents": "1", "validation_tokens": "60",
+    }  # fmt: skip
+    _said(_run("train", tmp_path / "out", model=str(tmp_path / "gpt2"), path=str(texts), **options))
+
+    trained = load_model(tmp_path / "out" / "model", device="cpu")
+    rule = {"inner_batch": 8, "decay": 0.01, "learn_decay": True, "schedule": (100, 0.5), "cap": 0.2}
+    assert trained.block is not None
+    assert (trained.block.size, trained.block.rule) == (4, UpdateRule(initial_step=0.01, **rule))
+    run = trained.provenance["training"][-1]
+    assert {name: run[name] for name in rule} == rule | {"schedule": [100, 0.5]}
+    assert trained.block.decay().item() != pytest.approx(0.01, rel=1e-6)  # it was trained
+    for name, parameter in trained.base.network.named_parameters():
+        assert torch.equal(parameter, given.get_parameter(name)), name
+    ids = _ids(trained, texts / "03.txt", 100)
+    fast, static = (kind(trained).read(ids).nll for kind in (FastWeightReader, StaticReader))
+    assert bool(fast.isfinite().all()) and not torch.equal(fast, static)
 
 
 @pytest.mark.slow
