@@ -54,7 +54,7 @@ def from_tensors(like: State, tensors: dict[str, Tensor], prefix: str = "") -> S
     Raises
     ------
     ValueError
-        A tensor of the state is not among `tensors`.
+        A tensor of the state is not among `tensors`, or a dict of them is of other names or shapes.
     """
     fields: list[Any] = []
     device = next(field.device for field in like if isinstance(field, Tensor))
@@ -67,7 +67,10 @@ def from_tensors(like: State, tensors: dict[str, Tensor], prefix: str = "") -> S
                 raise ValueError(f"{start!r} is missing from a saved state; it was saved by another kind of reader.")
             fields.append(tensors[start])
         elif isinstance(field, dict):
-            fields.append(parts)
+            theirs, ours = ({n: tuple(x.shape[1:]) for n, x in group.items()} for group in (parts, field))
+            if theirs != ours:
+                raise ValueError(f"{start!r} of a saved state holds {theirs}; expected {ours}, as this reader has it.")
+            fields.append({name: parts[name] for name in field})  # a file's order is its own; sums follow this one
         else:
             fields.append(tuple(parts[str(index)] for index in range(len(parts))))
     return type(like)(*fields)

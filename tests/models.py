@@ -1,5 +1,7 @@
 """Small random language models of every supported family, made offline, and readers over them."""
 
+import copy
+import dataclasses
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -172,16 +174,25 @@ def band(length: int, window: int, start: int = 0) -> Tensor:
     return ((distance >= 0) & (distance < window))[None, None]
 
 
+def _healthy(model: LanguageModel) -> Reader:
+    """A fast-weight reader whose rule has all that keeps long documents healthy."""
+    twin = copy.deepcopy(model)
+    assert twin.block is not None
+    twin.block.rule = dataclasses.replace(twin.block.rule, schedule=(20.0, 0.5), cap=0.05)
+    return FastWeightReader(twin)
+
+
 # Every kind of reader, from a model with a block.
 READERS: dict[str, Callable[[LanguageModel], Reader]] = {
     "base": lambda model: StaticReader(model.base),
     "static": StaticReader,
     "fwl": FastWeightReader,
+    "fwl_healthy": _healthy,
     "sgd": lambda model: DynamicEvaluationReader(model.base, sgd, SEGMENT),
     "rms": lambda model: DynamicEvaluationReader(model.base, rms, SEGMENT),
     "cache": lambda model: NeuralCacheReader(model, size=CACHE, theta=5.0, interpolation=0.3),
 }
-ADAPTING = ("fwl", "sgd", "rms")
+ADAPTING = ("fwl", "fwl_healthy", "sgd", "rms")
 
 
 def reader_maker(name: str, family: str, dtype: torch.dtype = torch.float64) -> MakeReader:

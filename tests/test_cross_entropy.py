@@ -95,6 +95,15 @@ def test_bfloat16_inputs_are_summed_in_float32() -> None:
     torch.testing.assert_close(delta.double(), expected[1], rtol=0, atol=0.02)
 
 
+def test_no_nll_is_negative_in_bfloat16() -> None:
+    """The label's logit is rounded as the others are, so that a token foreseen with certainty costs 0, not less."""
+    g = torch.Generator().manual_seed(0)
+    weight = torch.randn(500, 16, generator=g).bfloat16()
+    labels = torch.randint(0, 500, (64,), generator=g)
+    nll, _ = linear_cross_entropy(4 * weight[labels].float(), weight, None, labels)
+    assert float(nll.min()) >= 0 and float(nll.min()) < 1e-3
+
+
 def test_gathered_gradients_equal_those_that_autograd_adds() -> None:
     hidden, weight, bias, labels = make()
 

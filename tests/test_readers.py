@@ -84,7 +84,7 @@ def test_step_scale_zero_is_static_bitwise_for_several_rows_token_by_token() -> 
 @pytest.mark.parametrize("name", ADAPTING)
 def test_a_step_scale_scales_the_first_step(name: str) -> None:
     model = make_block_model("mistral", torch.float64, decay=0.0)
-    tokens = make_tokens(1, min(INNER_BATCH, SEGMENT) if name == "fwl" else SEGMENT)
+    tokens = make_tokens(1, SEGMENT if name in ("sgd", "rms") else min(INNER_BATCH, SEGMENT))
     whole, half = READERS[name](model), READERS[name](model).with_step_scale(0.5)
     whole.read(tokens)
     half.read(tokens)
@@ -239,7 +239,7 @@ def test_observers_see_each_update_and_are_gone_after_an_exception(name: str) ->
 
     with pytest.raises(RuntimeError, match="stop"):
         read_and_fail()
-    every = INNER_BATCH if name == "fwl" else SEGMENT
+    every = SEGMENT if name in ("sgd", "rms") else INNER_BATCH
     assert seen == list(range(every, 51, every))
     reader.read(make_tokens(1, 50))
     assert len(seen) == 50 // every

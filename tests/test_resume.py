@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import ADAPTING, INNER_BATCH, READERS, SEGMENT, make_block_model, make_tokens, sgd
+from models import ADAPTING, INNER_BATCH, READERS, SEGMENT, make_block_model, make_model, make_tokens, sgd
 from safetensors.torch import load_file, save_file
 
-from fwl_lab import DynamicEvaluationReader, Reader, StaticReader
+from fwl_lab import DynamicEvaluationReader, FastWeightReader, Reader, StaticReader, UpdateRule, attach_fast_weights
 
 NAMES = ("static", "fwl", "sgd", "rms", "cache")
 # The fourth call is the one that is cut off: 27 tokens before it, in the middle of an inner batch and of a segment.
@@ -152,3 +152,20 @@ def test_what_was_saved_otherwise_is_refused(tmp_path: Path) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     read_and_save(Path(sys.argv[1]), *sys.argv[2:])
+
+
+def test_a_state_of_another_shape_is_refused_and_costs_nothing() -> None:
+    """It was read on with, silently wrong, or failed at the next read."""
+    tokens, base = make_tokens(1, 20), make_model("mistral")
+    some, every = (attach_fast_weights(base, 4, rule) for rule in (UpdateRule(steps=(("W1",),)), UpdateRule()))
+    narrow = attach_fast_weights(base, 3, UpdateRule())
+    reader = FastWeightReader(every)
+    reader.read(tokens)
+    before = reader.state_dict()
+    for other in (some, narrow):
+        theirs = FastWeightReader(other)
+        theirs.read(tokens)
+        with pytest.raises(ValueError, match="of a saved state holds"):
+            reader.load_state_dict(theirs.state_dict())
+    assert before.keys() == reader.state_dict().keys()
+    assert all(torch.equal(before[name], value) for name, value in reader.state_dict().items())

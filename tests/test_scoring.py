@@ -67,7 +67,7 @@ def test_no_score_depends_on_the_call_s_length(model: LanguageModel, monkeypatch
 def test_norms_are_those_of_the_fast_weights(name: str, carry: bool, model: LanguageModel) -> None:
     readers = readers_of(model, "base", name)
     trace = validate(score(model, DOCUMENTS[:3], readers, Recorder(), carry=carry, progress=False))
-    every, start = (INNER_BATCH if name == "fwl" else SEGMENT), 0
+    every, start = (SEGMENT if name in ("sgd", "rms") else INNER_BATCH), 0
     reader = READERS[name](model)
     grid = trace["update_token"].values.tolist()
     recorded = trace.sel(reader=name)

@@ -126,6 +126,7 @@ class FastWeightBlock(nn.Module):
         keep = (1.0 - self.decay()) * self.g.new_ones(rows)
         limit = rule.cap**2 * sum((getattr(self, name).square().sum() for name in fast), self.g.new_zeros(()))
         squares = sum((delta.flatten(1).square().sum(1) for delta in fast.values()), self.g.new_zeros(rows))
+        limit = limit.clamp(min=1e-24)  # where θ₀ is 0, so is all that a cap leaves
         return keep * (limit / torch.maximum(keep.square() * squares, limit)).sqrt()
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -211,9 +212,8 @@ class FastWeightBlock(nn.Module):
     def _shared_head(self) -> tuple[Tensor, Tensor | None, Gathered | None]:
         """U, c and what gathers the gradient of U, where it learns."""
         weight, bias = self.head
-        weight = in_autocast(weight)
         if not (torch.is_grad_enabled() and weight.requires_grad):
-            return weight, bias, None
+            return in_autocast(weight), bias, None
         gathered = Gathered()
         return gathered.share(weight), bias, gathered
 

@@ -38,28 +38,31 @@ class Gathered:
         self._pass = -1  # which backward pass the total is of: one that was cut short leaves nothing behind
 
     def share(self, weight: Tensor) -> Tensor:
-        """The weight, for uses that add to this sum."""
+        """The weight, in the dtype of autocast where there is one, for uses that add to this sum."""
         return _Shared.apply(weight, self)
 
     def buffer(self, weight: Tensor) -> Tensor:
-        """Where this backward pass adds, (V, D)."""
+        """Where this backward pass adds, (V, D), float32 or wider."""
         current = torch._C._current_graph_task_id()
         if self.total is None or self._pass != current:
-            self.total, self._pass = torch.zeros_like(weight), current
+            wide = torch.promote_types(weight.dtype, torch.float32)
+            self.total, self._pass = torch.zeros_like(weight, dtype=wide), current
         return self.total
 
 
 class _Shared(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, gathered: Gathered) -> Tensor:
-        ctx.gathered = gathered
+        ctx.gathered, ctx.dtype = gathered, weight.dtype
         ctx.set_materialize_grads(False)
-        return weight.view_as(weight)
+        lower = in_autocast(weight)
+        return weight.view_as(weight) if lower is weight else lower
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor | None) -> tuple[Tensor | None, None]:
         total, ctx.gathered.total = ctx.gathered.total, None
-        return (gradient if total is None else total if gradient is None else gradient + total), None
+        parts = [x.to(ctx.dtype) for x in (total, gradient) if x is not None]
+        return (parts[0] if len(parts) == 1 else parts[0] + parts[1] if parts else None), None
 
 
 def linear_cross_entropy(
@@ -154,26 +157,29 @@ class _LinearCrossEntropy(torch.autograd.Function):
         gathered: Gathered | None,
         known: list[Tensor] | None,
     ) -> tuple[Tensor, Tensor]:
-        nll, delta = (x.detach() for x in known) if known else _forward(hidden, weight, bias, labels)
+        nll, delta, lse = (x.detach() for x in known) if known else _forward(hidden, weight, bias, labels)
         if known is not None and not known:
-            known += [nll.detach(), delta.detach()]
-        ctx.save_for_backward(hidden, weight, bias, labels, nll, delta)
+            known += [nll.detach(), delta.detach(), lse]
+        ctx.save_for_backward(hidden, weight, bias, labels, nll, delta, lse)
         ctx.set_materialize_grads(False)
         ctx.gathered = gathered
         return nll, delta
 
     @staticmethod
     def backward(ctx: Any, a: Tensor | None, v: Tensor | None) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, labels, nll, delta = ctx.saved_tensors
+        hidden, weight, bias, labels, nll, delta, lse = ctx.saved_tensors
         for_hidden, for_weight, for_bias, *_ = ctx.needs_input_grad
         # Where this backward pass is itself differentiated, its gradient has to leave as a value.
         gather = for_weight and ctx.gathered is not None and not torch.is_grad_enabled()
         d_weight = d_bias = None
         if for_weight:
-            d_weight = ctx.gathered.buffer(weight) if gather else torch.zeros_like(weight)
+            wide = torch.promote_types(weight.dtype, torch.float32)
+            d_weight = ctx.gathered.buffer(weight) if gather else torch.zeros_like(weight, dtype=wide)
         if for_bias:
             d_bias = torch.zeros_like(bias)
-        lse = (nll + _label_logits(hidden, weight, bias, labels))[:, None]
+        if torch.is_grad_enabled():  # the same number, as a value of the graph
+            again = nll + _label_logits(hidden, weight, bias, labels)
+            lse = lse + (again - again.detach())
         count, low, wide = len(labels), weight.dtype, nll.dtype
         a = torch.zeros_like(nll) if a is None else a
         d_hidden, direct, stacked = a[:, None] * delta, a[:, None] * hidden, hidden
@@ -184,7 +190,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         # The second order goes through every tile; without it δ is all that the hidden state's gradient needs.
         for part in _tiles(labels, weight) if v is not None or for_weight or for_bias else ():
             products = _product(stacked, weight[part].mT, wide)
-            p = (products[:count] if bias is None else products[:count] + bias[part]).sub(lse).exp_()
+            p = (products[:count] if bias is None else products[:count] + bias[part]).sub(lse[:, None]).exp_()
             through = a[:, None] * p
             if v is not None:
                 q = p * (products[count:] - r)
@@ -192,32 +198,41 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 through = through + q
             if d_weight is not None:
                 both = through if v is None else torch.cat([through, p])
-                d_weight[part].addmm_(both.mT.to(low), stacked.to(low))
+                if d_weight.dtype == low:
+                    d_weight[part].addmm_(both.mT, stacked)
+                else:
+                    d_weight[part].add_(_product(both.mT, stacked.to(low), wide))
             if d_bias is not None:
                 d_bias[part] = through.sum(0).to(bias.dtype)
         if d_weight is not None:
-            d_weight.index_add_(0, labels, direct.neg().to(low))
+            d_weight.index_add_(0, labels, direct.neg().to(d_weight.dtype))
         if d_bias is not None:
             d_bias.index_add_(0, labels, a.neg().to(bias.dtype))
-        gradient = None if gather else d_weight
+        gradient = None if gather or d_weight is None else d_weight.to(low)
         return d_hidden.to(hidden.dtype) if for_hidden else None, gradient, d_bias, None, None, None
 
 
-def _forward(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """NLL (N,) and δ (N, D), with a running maximum and sum of the exponentials."""
+def _forward(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """NLL (N,), δ (N, D) and the log-sum-exp (N,), with a running maximum and sum of the exponentials."""
     wide = torch.promote_types(hidden.dtype, torch.float32)
     top = hidden.new_full(labels.shape, -torch.inf, dtype=wide)
     total, mean = torch.zeros_like(top), torch.zeros(hidden.shape, dtype=wide, device=hidden.device)
+    chosen = torch.zeros_like(top)
     for part in _tiles(labels, weight):
         logits = _logits(hidden, weight, bias, part)
+        # The label's logit is one of these very numbers: rounded as they are, so that no NLL is negative.
+        here = (labels >= part.start) & (labels < part.stop)
+        place = (labels - part.start).clamp(0, logits.shape[1] - 1)
+        chosen = torch.where(here, logits.gather(1, place[:, None])[:, 0], chosen)
         last, top = top, torch.maximum(top, logits.amax(1))
         shrink = (last - top).exp_()
         e = logits.sub_(top[:, None]).exp_()
         total = total.mul_(shrink).add_(e.sum(1))
         mean = mean.mul_(shrink[:, None]).add_(_product(e, weight[part], wide))
-    nll = top + total.log() - _label_logits(hidden, weight, bias, labels)
+    lse = top + total.log()
+    nll = lse - chosen
     delta = mean.div_(total[:, None]).sub_(F.embedding(labels, weight))
-    return nll, delta
+    return nll, delta, lse
 
 
 def _tiles(labels: Tensor, weight: Tensor) -> Iterator[slice]:

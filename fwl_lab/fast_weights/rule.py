@@ -1,6 +1,8 @@
 """How fast weights are updated: which parameters, which step size drives which, how often gradients are taken anew."""
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from typing import Literal
 
 PARAMETERS = ("W1", "b1", "W2", "b2", "g", "b")  # of the block, in the order of the README's mathematics
@@ -24,7 +26,8 @@ class UpdateRule:
     learn_decay : bool
         Whether the decay is trained too, from `decay` on, which is then more than 0.
     schedule : (float, float) or None
-        n₀ and α: the gradient of token t is multiplied by (1 + t/n₀)^−α, t counting the document's tokens.
+        n₀ and α: the gradient of token t is multiplied by (1 + t/n₀)^−α, t counting the tokens that were learned from
+        since the document's start (where fast weights are carried on: since that of the document under way).
     cap : float or None
         At each re-linearisation Δθ is shrunk to at most this times the norm of θ₀, both over all fast parameters.
     normaliser : {"none", "batch"}
@@ -42,20 +45,24 @@ class UpdateRule:
     normaliser: Literal["none", "batch"] = "none"
 
     def __post_init__(self) -> None:
-        if self.inner_batch is not None and (not isinstance(self.inner_batch, int) or self.inner_batch < 1):
-            raise ValueError(
-                f"inner_batch is {self.inner_batch!r}; expected an int of at least 1, or None for all tokens."
-            )
-        if not 0 <= self.decay < 1:
+        inner = self.inner_batch
+        if inner is not None and (isinstance(inner, bool) or not isinstance(inner, int) or inner < 1):
+            raise ValueError(f"inner_batch is {inner!r}; expected an int of at least 1, or None for all tokens.")
+        if not _is_number(self.decay) or not 0 <= self.decay < 1:
             raise ValueError(f"decay is {self.decay!r}; expected a number in [0, 1).")
         if self.learn_decay and not self.decay:
             raise ValueError("learn_decay is True and decay 0; expected a decay to start from, such as 0.01.")
         if self.schedule is not None:
-            object.__setattr__(self, "schedule", tuple(self.schedule))  # JSON gives a list
-            if len(self.schedule) != 2 or not (self.schedule[0] > 0 and self.schedule[1] >= 0):
+            pair = tuple(self.schedule) if isinstance(self.schedule, Sequence) else ()
+            if len(pair) != 2 or not all(map(_is_number, pair)) or not (pair[0] > 0 and pair[1] >= 0):
                 raise ValueError(f"schedule is {self.schedule!r}; expected (n₀ > 0, α ≥ 0), or None.")
-        if self.cap is not None and not self.cap > 0:
-            raise ValueError(f"cap is {self.cap!r}; expected a number above 0, or None.")
+            object.__setattr__(self, "schedule", pair)  # JSON gives a list
+        if self.cap is not None and not (_is_number(self.cap) and self.cap > 0):
+            raise ValueError(f"cap is {self.cap!r}; expected a finite number above 0, or None.")
+        if inner is None and (self.learn_decay or self.cap is not None):
+            raise ValueError(
+                "inner_batch is None, so nothing is re-linearised, and a learned decay or a cap never acts."
+            )
         if self.normaliser not in ("none", "batch"):
             raise ValueError(f"normaliser is {self.normaliser!r}; expected 'none' or 'batch'.")
         driven = [name for group in self.steps for name in group]
@@ -75,3 +82,7 @@ class UpdateRule:
     def step_of(self, parameter: str) -> int | None:
         """Index of the step size that drives a parameter, or None where it stays slow."""
         return next((i for i, group in enumerate(self.steps) if parameter in group), None)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

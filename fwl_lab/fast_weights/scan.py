@@ -61,7 +61,7 @@ class Scan:
         pieces: list[tuple[Span, Tensor]] = []
         live = torch.arange(len(self.hidden), device=self.hidden.device)
         # What only looks begins no inner batch on its way: all of it is read at the fast weights of the first token.
-        now, fresh = self._relinearise(state, self.weights) if self.labels is None else (state, False)
+        now, fresh = self._relinearise(state, self.weights != 0) if self.labels is None else (state, False)
         ended: list[tuple[Tensor, FastWeightState]] = []
         every = list(spans(self.weights != 0, state.seen, self.block.rule.inner_batch, LONGEST))
         # Rows that have ended are put aside; each stretch of spans has one set of rows.
@@ -74,7 +74,7 @@ class Scan:
             for part in parts:
                 known: list[list[Tensor] | None] = [None if len(parts) == 1 else [] for _ in part]
                 if self.labels is not None:  # out here, so that what the checkpoint keeps has nothing pending
-                    now, fresh = self._relinearise(now, self._learning(part[0]))
+                    now, fresh = self._relinearise(now, self._counted(part[0]))
                 outputs, now = recomputed(self._spans, part, now, fresh, known, only=len(parts) == 1)
                 pieces += zip(part, outputs, strict=True)
         if ended:
@@ -89,20 +89,19 @@ class Scan:
         """Outputs of a group of spans; the first one's inner batch has begun, `fresh`: with nothing pending."""
         outputs = []
         for index, (span, found) in enumerate(zip(part, known, strict=True)):
-            weights = self._learning(span)
             if index and self.labels is not None:
-                state, fresh = self._relinearise(state, weights)
-            output, after = self._span(span, weights, state, fresh, found)
+                state, fresh = self._relinearise(state, self._counted(span))
+            output, after = self._span(span, state, fresh, found)
             outputs.append(output)
             state = state if self.labels is None else after
         return outputs, state
 
-    def _learning(self, span: Span) -> Tensor:
-        """(b, L)"""
-        weights = span.take(self.learning)
-        return weights if span.real is None else weights * span.real
+    def _counted(self, span: Span) -> Tensor:
+        """Which of a span's places hold tokens that are learned from, (b, L) bool."""
+        counted = span.take(self.weights) != 0
+        return counted if span.real is None else counted & span.real
 
-    def _relinearise(self, state: FastWeightState, weights: Tensor) -> tuple[FastWeightState, bool]:
+    def _relinearise(self, state: FastWeightState, counted: Tensor) -> tuple[FastWeightState, bool]:
         """Begin a new inner batch in the rows that stand at one's start: gradients are from now on taken at θ now.
 
         Also says whether all rows did, so that nothing is pending anywhere.
@@ -110,7 +109,7 @@ class Scan:
         rule = self.block.rule
         rows = state.seen < 0
         if rule.inner_batch is not None:
-            rows = (state.seen % rule.inner_batch == 0) & (weights != 0).any(1)
+            rows = (state.seen % rule.inner_batch == 0) & counted.any(1)
         if not bool(rows.any()):
             return state, False
         now = state.fast_weights()
@@ -126,13 +125,13 @@ class Scan:
         return state._replace(delta=delta, pending=pending), everywhere
 
     def _span(
-        self, span: Span, weights: Tensor, state: FastWeightState, fresh: bool, known: list[Tensor] | None
+        self, span: Span, state: FastWeightState, fresh: bool, known: list[Tensor] | None
     ) -> tuple[Tensor, FastWeightState]:
         """Gradients at θ_c, then outputs at θ_c + pending + the updates of the span's own earlier tokens.
 
-        `weights` (b, L), `fresh`: nothing is pending. Returns output (b, L, S) and the state.
+        `fresh`: nothing is pending. Returns output (b, L, S) and the state.
         """
-        block, x = self.block, span.take(self.hidden)
+        block, x, counted, again = self.block, span.take(self.hidden), self._counted(span), bool(known)
         theta: dict[str, Tensor] = {}
         for name in PARAMETERS:
             slow = getattr(block, name)
@@ -149,6 +148,7 @@ class Scan:
             normed, scale = block.normalise(h @ theta["W2"].mT + theta["b2"] + through)
             out = normed * theta["g"] + theta.get("b", 0.0)
             weight, bias, gathered = self.head
+            weights = span.take(self.learning).where(counted, 0.0)
             _, d_out = linear_cross_entropy(
                 out, weight, bias, span.take(self.labels), weights, gathered=gathered, known=known
             )
@@ -179,18 +179,19 @@ class Scan:
         hf = (z1 + adapted("W1", k1) + adapted("b1")).relu().square()
         z2f = hf @ theta["W2"].mT + theta["b2"] + through + adapted("W2", hf) + adapted("b2")
         output = block.normalise(z2f)[0] * (theta["g"] + adapted("g")) + (theta.get("b", 0.0) + adapted("b"))
-        after = FastWeightState(state.delta, pending, state.seen + (weights != 0).sum(1))
-        if self.observe is not None and updates:
-            self._show(state, weights, keys, updates)
+        after = FastWeightState(state.delta, pending, state.seen + counted.sum(1))
+        if self.observe is not None and updates and not again:  # a checkpoint's repetition has been seen
+            self._show(state, counted, keys, updates)
         return output, after
 
+    @torch.no_grad()
     def _show(
-        self, state: FastWeightState, weights: Tensor, keys: dict[str, Tensor], updates: dict[str, Tensor]
+        self, state: FastWeightState, counted: Tensor, keys: dict[str, Tensor], updates: dict[str, Tensor]
     ) -> None:
         """Let the observer see the state after each inner batch, or each chunk, that ends in a span."""
         assert self.observe is not None
-        seen = state.seen[:, None] + (weights != 0).cumsum(1)  # (b, L)
-        ends = (seen % (self.block.rule.inner_batch or CHUNK) == 0) & (weights != 0)
+        seen = state.seen[:, None] + counted.cumsum(1)  # (b, L)
+        ends = (seen % (self.block.rule.inner_batch or CHUNK) == 0) & counted
         for end in (ends.any(0).nonzero()[:, 0] + 1).tolist():
             pending = {}
             for name, update in updates.items():

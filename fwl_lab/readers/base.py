@@ -6,6 +6,7 @@ next token is scored, with the weights of that time.
 
 import copy
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,6 +43,8 @@ class Reader(ABC):
     """
 
     def __init__(self, model: LanguageModel, *, step_scale: float = 1.0) -> None:
+        if not math.isfinite(step_scale):
+            raise ValueError(f"step_scale is {step_scale}; expected a finite number.")
         self.model = model
         self.last: Tensor  # (B, 1), read but not yet seen by the body
         self.step_scale = float(step_scale)
@@ -89,7 +92,10 @@ class Reader(ABC):
 
     def configuration(self) -> dict[str, Any]:
         """What tells this reader from others, as JSON values; kept in every trace."""
-        return {"kind": type(self).__name__, "step_scale": self.step_scale, "learning": self.learning}
+        return {
+            "kind": type(self).__name__, "window": self.model.window, "step_scale": self.step_scale,
+            "learning": self.learning,
+        }  # fmt: skip
 
     # -- the contract ---------------------------------------------------------------------------------------------
 
@@ -185,13 +191,15 @@ class Reader(ABC):
         """Go on where another reader of the same kind and model stood."""
         if "last" not in tensors:
             raise ValueError("this is no reader's state: 'last' is missing; expected what state_dict() returned.")
-        self.reset()
+        twin, observers = self.fork(), self._observers  # a state that is refused costs nothing of what was read
+        twin.reset()
         rows = len(tensors["last"])
         if rows > 1:
-            self._expand(rows)
-        self._restore(dict(tensors))
-        self.last = tensors["last"].to(self.model.device)
-        self._fresh = bool(tensors.get("fresh", False))
+            twin._expand(rows)
+        twin._restore(dict(tensors))
+        twin.last = tensors["last"].to(self.model.device)
+        twin._fresh = bool(tensors.get("fresh", False))
+        self.__dict__.update(twin.__dict__ | {"_observers": observers})
 
     def save(self, path: str | Path) -> None:
         """Write all that was read to a safetensors file, from which :meth:`load` goes on, in another process too.
@@ -225,6 +233,7 @@ class Reader(ABC):
             )
         theirs, ours = json.loads(facts["reader"]), json.loads(json.dumps(self.configuration()))
         unlike = [name for name in theirs | ours if theirs.get(name) != ours.get(name)]
+        unlike = ["kind"] if "kind" in unlike else unlike
         if unlike:
             said = "; ".join(f"{name} {theirs.get(name)}, this one's is {ours.get(name)}" for name in unlike)
             raise ValueError(f"{str(path)!r} was saved by a reader with {said}. Expected a reader set as that one was.")
