@@ -17,7 +17,9 @@ from typing import TypeVar
 import torch
 
 Result = TypeVar("Result")
-LARGE_BLOCKS = "MALLOC_MMAP_THRESHOLD_"  # bytes; read by glibc when a process starts (mallopt(3))
+LARGE = 2**20  # bytes; a block of more is asked for one by one
+LARGE_BLOCKS = "MALLOC_MMAP_THRESHOLD_"  # what glibc reads it from when a process starts (mallopt(3))
+M_MMAP_THRESHOLD = -3  # what it is called afterwards
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 RESET_HIGH_WATER = "5"  # what Linux takes as: the high-water mark begins anew (proc(5), clear_refs)
 SAMPLING_SECONDS = 0.001
@@ -44,7 +46,8 @@ def held_at_most(device: torch.device) -> Iterator[Callable[[], int | None]]:
     """Inside, the value says how many bytes were held at once since the beginning, above what was held then.
 
     On a GPU what torch's allocator gave out, on a CPU the resident size of the process. None on a CPU where the
-    system does not tell (no /proc).
+    system does not tell (no /proc). On Linux large blocks come from the system one by one from here on: otherwise the
+    size would creep up with the holes that blocks of unlike size leave in the heap, whatever is in use.
     """
     gc.collect()
     if device.type == "cuda":
@@ -55,7 +58,7 @@ def held_at_most(device: torch.device) -> Iterator[Callable[[], int | None]]:
     elif not STATUS.exists():
         yield lambda: None
     else:
-        _give_back()
+        _without_holes()
         before = _status("VmRSS")
         with _high_water() as peak:
             yield lambda: max(peak() - before, 0)
@@ -77,7 +80,7 @@ def in_a_fresh_process(function: Callable[..., Result], *arguments: object, plac
     if place.type != "cpu":
         return function(*arguments)
     before = os.environ.get(LARGE_BLOCKS)
-    os.environ[LARGE_BLOCKS] = str(2**20)
+    os.environ[LARGE_BLOCKS] = str(LARGE)
     try:
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             return pool.submit(function, *arguments).result()
@@ -104,12 +107,16 @@ def _status(name: str) -> int:
     return int(found[1]) * 1024
 
 
-def _give_back() -> None:
-    """Return what the allocator keeps of freed memory to the system; otherwise it would hide what is used again."""
+def _without_holes() -> None:
+    """Return what the allocator keeps of freed memory to the system, which would hide what is used again.
+
+    From here on it keeps no large blocks.
+    """
     if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, other C libraries do not
-        if trim is not None:
-            trim(0)
+        library = ctypes.CDLL(None)
+        if hasattr(library, "malloc_trim"):  # glibc has it, other C libraries do not
+            library.mallopt(M_MMAP_THRESHOLD, LARGE)
+            library.malloc_trim(0)
 
 
 @contextmanager
