@@ -32,8 +32,8 @@ wikitext: $(STAMP)  ## the same figures on WikiText articles: make wikitext WIKI
 	@test -n "$(WIKITEXT)" || { echo 'error: which articles? make wikitext WIKITEXT=path/to/wiki.valid.tokens' >&2; exit 1; }
 	$(REPORT) notebooks/01_evaluation.ipynb runs/wikitext -p corpus wikitext -p path "$(WIKITEXT)" $(EVALUATE)
 
-long: $(STAMP)  ## one document of a million tokens: gain, time and memory; a report in runs/long_document (LONG="-p path my_texts")
-	$(REPORT) notebooks/02_long_document.ipynb runs/long_document $(LONG)
+long: $(STAMP)  ## one document of a million tokens: gain, time and memory; a report in runs/long_document (LONG="-p path my_texts", RUN=another/folder)
+	$(REPORT) notebooks/02_long_document.ipynb $(or $(RUN),runs/long_document) $(LONG)
 
 train: $(STAMP)  ## train a model; it and a report in runs/train (TRAIN="-p mode retrofit -p steps 1000", RUN=another/folder)
 	$(REPORT) notebooks/train.ipynb $(or $(RUN),runs/train) $(TRAIN)
