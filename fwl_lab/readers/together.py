@@ -9,7 +9,6 @@ of the time, and lets documents round as they do alone.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -122,8 +121,11 @@ class _Lookup(torch.autograd.Function):
         return tables, None, None
 
 
-def _dense(module: nn.Linear, x: Tensor) -> Tensor:
-    return _Dense.apply(x, module.weight, module.bias)
+class _Linear(nn.Linear):
+    """What a dense layer of the copy becomes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _Dense.apply(x, self.weight, self.bias)
 
 
 def _attend(
@@ -152,13 +154,15 @@ class Together(nn.Module):
         self.model.network.set_attn_implementation(ATTENTION)
         for module in self.model.modules():
             if isinstance(module, nn.Linear):
-                module.forward = partial(_dense, module)  # type: ignore[method-assign]
+                # No `forward` of its own, which would hold its module: such a circle outlives the reader.
+                module.__class__ = _Linear
         embedding = self.model.network.get_input_embeddings()
         self.padding = embedding.padding_idx
         names = {id(p): name for name, p in self.model.named_parameters()}
         self.embedding_name = names[id(embedding.weight)]
-        self.embedded: Tensor | None = None  # what the embedding is to say, where it adapts
-        embedding.register_forward_hook(lambda module, ids, out: out if self.embedded is None else self.embedded)
+        # What the embedding is to say, where it adapts; or nothing. A list, so that the hook need not hold `self`.
+        self.embedded = embedded = list[Tensor]()
+        embedding.register_forward_hook(lambda module, ids, out: embedded[0] if embedded else out)
 
     def forward(self, part: Callable[..., Any], *arguments: Any) -> Any:
         """What `functional_call` calls: any part of the model, with the weights put in."""
@@ -207,12 +211,12 @@ class Together(nn.Module):
         def one_body(
             own: Weights, embedded: Tensor | None, ids: Tensor, positions: Tensor, mask: Tensor, past: list
         ) -> tuple[Tensor, list]:
-            self.embedded = None if embedded is None else embedded[None]
+            self.embedded[:] = [] if embedded is None else [embedded[None]]
             cache = DynamicCache()
             for index, (keys, values) in enumerate(past):
                 cache.update(keys[None], values[None], index)
             residual = self._with(frozen | own, self.model._body, ids[None], positions[None], mask[None], cache)
-            self.embedded = None
+            self.embedded.clear()
             layers: list[Any] = cache.layers
             return residual[0], [(layer.keys[0], layer.values[0]) for layer in layers]
 
