@@ -137,7 +137,7 @@ def flops_per_token(model: LanguageModel, what: str, tokens: int) -> float:
     what : str
         "static" (`model.base`), "fwl" or "dynamic-evaluation" (segments of 64, all weights): a document read in one
         call by a fresh reader. "fwl-training" or "plain-training": block and head, forward and backward, given the
-        body's hidden states; with "-head" the head learns too.
+        body's hidden states; both learn, or with "-frozen-head" behind it the block alone.
     tokens : int
         T.
 
