@@ -1,5 +1,8 @@
 """Dynamic evaluation of many documents at once: the numbers of one at a time."""
 
+import copy
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -158,3 +161,41 @@ def test_copies_share_a_stack_that_an_optimizer_steps_row_by_row() -> None:
     neighbours = copies.leaves([1, 2])["w"]
     assert torch.equal(neighbours, expected[1:])
     assert neighbours.untyped_storage().data_ptr() == copies.stack["w"].untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize("rule", [sgd, rms], ids=["sgd", "rms"])
+def test_documents_share_what_their_optimizers_never_change(rule: Any) -> None:
+    slow: dict[str, Tensor] = {"w": nn.Parameter(torch.arange(6.0).view(2, 3))}
+    copies = Copies(slow, rule)
+    copies.expand(3)
+    first, *others = (next(iter(d.optimizer.state.values())) for d in copies.documents)
+    assert torch.equal(first["theta0"], slow["w"])
+    for state in others:
+        assert all(state[name] is constant for name, constant in first.items())
+    copies.documents[1].step([torch.ones(2, 3)], 1.0)
+    assert torch.equal(first["theta0"], slow["w"]) and not torch.equal(copies.stack["w"][1], slow["w"])
+    twin = copy.deepcopy(copies)
+    copies.documents[0].step([torch.ones(2, 3)], 1.0)
+    assert torch.equal(twin.stack["w"][0], slow["w"])
+    twin.documents[0].step([torch.ones(2, 3)], 1.0)
+    assert torch.equal(twin.stack["w"], copies.stack["w"])
+
+
+@pytest.mark.parametrize("parameters", ["all", "norm", "lora:2"])
+@pytest.mark.parametrize("family", ["mistral", "gpt2"])
+def test_a_reader_that_is_let_go_frees_its_models_at_once(family: str, parameters: str) -> None:
+    """The copy that reads documents together held itself, until Python next looked for such circles."""
+    model = make_model(family)
+    reader = DynamicEvaluationReader(model, sgd, SEGMENT, parameters)
+    gc.collect()
+    gc.disable()
+    try:
+        reader.read(make_tokens(2, 2 * SEGMENT + 1))
+        reader.next_log_probs()
+        together = reader._together
+        layers = [m for m in together.modules() if isinstance(m, nn.Linear | nn.Embedding)]
+        held = [weakref.ref(m) for m in (model, reader, together, together.model, *layers)]
+        del model, reader, together, layers
+        assert [r() for r in held] == [None] * len(held)
+    finally:
+        gc.enable()

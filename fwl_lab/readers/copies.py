@@ -17,6 +17,7 @@ from ..states import from_tensors, map_state, to_tensors
 from ..windows import Context
 
 MakeOptimizer = Callable[[Sequence[Tensor]], torch.optim.Optimizer]
+CONSTANTS = ("theta0", "scale", "mean_scale")  # what a published rule keeps and never changes
 SEGMENT_FIELDS = ("inputs", "labels", "token_weights")
 
 
@@ -131,11 +132,15 @@ class Copies:
         """Turn the one document into `rows` equal ones: weights carried from the document before serve them all."""
         (first,) = self.documents
         self.stack = {name: x.repeat(rows, *[1] * (x.ndim - 1)) for name, x in self.stack.items()}
+        # One copy of what is equal for all and stays so serves them all.
+        published = isinstance(first.optimizer, DynamicEvaluationSGD | DynamicEvaluationRMS)
+        states = first.optimizer.state.values() if published else ()
+        constant = {id(x): x for state in states for name, x in state.items() if name in CONSTANTS}
         self.documents = []
         for row in range(rows):
             weights = self._row(row)
             # Deep copies find the new tensors in place of the old ones, the optimizer's among them.
-            memo = {id(old): weights[name] for name, old in first.weights.items()}
+            memo = {id(old): weights[name] for name, old in first.weights.items()} | constant
             self.documents.append(copy.deepcopy(first, memo))
 
     def carry(self) -> None:
