@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -92,14 +93,19 @@ def generate(
     Raises
     ------
     ValueError
-        A number outside its range; a prompt that is no text, or no tokens of this reader's model and rows.
+        No reader; a number outside its range, or no number; a prompt that is no text, or no tokens of this reader's
+        model and rows.
     """
+    if not isinstance(reader, Reader):
+        raise ValueError(f"reader is a {type(reader).__name__}; expected a reader, such as StaticReader(model).")
     if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
         raise ValueError(f"max_new_tokens is {max_new_tokens!r}; expected a whole number, at least 1.")
-    if not 0 <= temperature < math.inf:
+    if not isinstance(temperature, Real) or not 0 <= temperature < math.inf:
         raise ValueError(f"temperature is {temperature!r}; expected a finite number, at least 0 (the likeliest token).")
-    if not 0 < top_p <= 1:
+    if not isinstance(top_p, Real) or not 0 < top_p <= 1:
         raise ValueError(f"top_p is {top_p!r}; expected a probability above 0 and at most 1 (all tokens).")
+    if not isinstance(seed, int):
+        raise ValueError(f"seed is {seed!r}; expected a whole number.")
     tokens = _prompt_tokens(reader, prompt)
     reader.read(tokens)
     writer = reader if learn else reader.without_learning()

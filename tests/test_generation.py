@@ -252,6 +252,9 @@ def test_a_fork_keeps_the_reader_where_it_is() -> None:
         ({"max_new_tokens": 1.5}, "max_new_tokens is 1.5"),
         ({"temperature": -0.1}, "temperature is -0.1; expected a finite number, at least 0"),
         ({"temperature": math.nan}, "temperature is nan"),
+        ({"temperature": "x"}, "temperature is 'x'; expected a finite number"),
+        ({"top_p": "x"}, "top_p is 'x'; expected a probability"),
+        ({"seed": 1.5}, "seed is 1.5; expected a whole number"),
         ({"top_p": 0.0}, "top_p is 0.0; expected a probability above 0 and at most 1"),
         ({"top_p": 1.1}, "top_p is 1.1"),
         ({"prompt": torch.ones(2, 3)}, r"prompt is \(2, 3\); expected text, or a long tensor"),
@@ -267,3 +270,10 @@ def test_what_cannot_be_is_refused_and_leaves_the_reader_alone(settings: dict, m
     with pytest.raises(ValueError, match=message):
         generate(reader, **({"prompt": PROMPT} | settings))
     assert torch.equal(reader.next_log_probs(), before)
+
+
+def test_only_a_reader_writes() -> None:
+    with pytest.raises(
+        ValueError, match=r"reader is a LanguageModel; expected a reader, such as StaticReader\(model\)"
+    ):
+        generate(make_model("mistral"), PROMPT)
