@@ -101,6 +101,29 @@ def test_any_torch_optimizer_may_be_given_and_saved(tmp_path: Path) -> None:
         assert not torch.equal(StaticReader(model).read(tokens).nll[:, 29:], nll)
 
 
+def test_a_state_is_refused_where_the_optimizer_differs_in_a_pair_of_numbers(tmp_path: Path) -> None:
+    model = make_model("mistral")
+    usual, other, same = (
+        DynamicEvaluationReader(model, lambda p, betas=betas: torch.optim.AdamW(p, 1e-2, betas), SEGMENT)
+        for betas in ((0.9, 0.999), (0.8, 0.999), (0.9, 0.999))
+    )
+    usual.read(make_tokens(1, 2 * SEGMENT))
+    usual.save(tmp_path / "reader.safetensors")
+    assert usual.configuration()["betas"] == [0.9, 0.999]
+    with pytest.raises(ValueError, match=r"betas \[0.9, 0.999\], this one's is \[0.8, 0.999\]"):
+        other.load(tmp_path / "reader.safetensors")
+    same.load(tmp_path / "reader.safetensors")
+    assert torch.equal(same.next_log_probs(), usual.next_log_probs())
+
+
+@pytest.mark.parametrize(("optimizer", "kind"), [("adam", "str"), (torch.optim.SGD([torch.ones(1)], 0.1), "SGD")])
+def test_an_optimizer_is_made_by_a_function(optimizer: Any, kind: str) -> None:
+    with pytest.raises(
+        ValueError, match=f"optimizer is a {kind}; expected a function from parameters to a torch Optimizer"
+    ):
+        DynamicEvaluationReader(make_model("mistral"), optimizer)
+
+
 def test_dynamic_evaluation_takes_the_models_own_rule() -> None:
     model = make_model("mistral")
     model.provenance = {"dynamic_evaluation": {"rule": "sgd", "lr": 0.25}}

@@ -55,8 +55,8 @@ class DynamicEvaluationReader(Reader):
     Raises
     ------
     ValueError
-        A segment below 1; no such choice of parameters, or none of that kind in the model; an RMS rule for which no
-        statistics of these parameters are at hand.
+        A segment below 1; an optimizer that is no function; no such choice of parameters, or none of that kind in the
+        model; an RMS rule for which no statistics of these parameters are at hand.
     """
 
     def __init__(
@@ -70,6 +70,11 @@ class DynamicEvaluationReader(Reader):
     ) -> None:
         if not isinstance(segment, int) or segment < 1:
             raise ValueError(f"segment is {segment!r}; expected a whole number of tokens, at least 1.")
+        if optimizer is not None and not callable(optimizer):
+            raise ValueError(
+                f"optimizer is a {type(optimizer).__name__}; expected a function from parameters to a torch Optimizer, "
+                "such as lambda parameters: torch.optim.SGD(parameters, 1e-3), or None for the model's own rule."
+            )
         self.segment, self.parameters = segment, parameters
         # With LoRA this is a model of its own over the same weights; otherwise it is the model.
         self.adapted, self.slow = adapt(model, parameters)
@@ -213,7 +218,12 @@ class DynamicEvaluationReader(Reader):
 
     def configuration(self) -> dict[str, Any]:
         optimizer = self.copies.documents[0].optimizer
-        values = {k: v for k, v in optimizer.param_groups[0].items() if isinstance(v, int | float | str)}
+        settings = {k: list(v) if isinstance(v, tuple) else v for k, v in optimizer.param_groups[0].items()}
+        values = {
+            name: value
+            for name, value in settings.items()
+            if all(isinstance(x, int | float | str) for x in (value if isinstance(value, list) else [value]))
+        }
         # A subset is named in full; what "all" are, the model knows.
         names = {} if self.parameters == "all" else {"adapted": list(self.slow)}
         return super().configuration() | {
