@@ -96,6 +96,7 @@ def _check_parts(summary: dict, name: str) -> None:
     assert (facts["largest_drift"], facts["final_drift"]) == (max(drifts, default=None), (drifts or [None])[-1])
 
 
+@pytest.mark.slow
 def test_a_whole_that_is_no_longer_than_its_beginning_is_refused(folder, tmp_path):
     with pytest.raises(NotebookFailed, match=f"{TOKENS} tokens to read, first_tokens is 5000; expected 100 and a part"):
         _run(folder, tmp_path, tokens=TOKENS, first_tokens=5000)

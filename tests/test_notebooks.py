@@ -6,6 +6,7 @@ import itertools
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import numpy as np
@@ -228,8 +229,8 @@ def test_a_gpt2_of_ones_own_is_retrofitted_on_ones_own_text(texts, tmp_path):
     """As Hugging Face leaves it in a folder: LayerNorm with biases, absolute positions, a tied head."""
     documents = [Document(path.name, path.read_text(encoding="utf-8")) for path in sorted(texts.glob("*.txt"))]
     tokenizer = train_tokenizer(documents, 300)
-    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    shape = {"vocab_size": len(tokenizer), "n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 2}
+    ends: dict[str, Any] = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    shape: dict[str, Any] = {"vocab_size": len(tokenizer), "n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 2}
     given = GPT2LMHeadModel(GPT2Config(**shape, **ends))
     given.save_pretrained(tmp_path / "gpt2")
     tokenizer.save_pretrained(tmp_path / "gpt2")
