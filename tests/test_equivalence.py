@@ -139,11 +139,9 @@ def test_what_keeps_long_documents_healthy_equals_oracle(settings):
 @pytest.mark.parametrize("steps", [(("W2",),), (("W2", "b2"),)])
 def test_a_cap_where_the_trained_parameters_are_0_leaves_nothing(steps):
     """0 / 0 once: a new block, of which only W2 is fast, was NaN from the first token."""
-    block = FastWeightBlock.attach(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, VOCABULARY), SIZE,
-                                   UpdateRule(inner_batch=4, steps=steps, initial_step=0.1, cap=0.1))  # fmt: skip
-    block.double()
-    block.unembedding.double()
-    block.input_norm.double()
+    norm, head = nn.LayerNorm(WIDTH).double(), nn.Linear(WIDTH, VOCABULARY).double()
+    rule = UpdateRule(inner_batch=4, steps=steps, initial_step=0.1, cap=0.1)
+    block = FastWeightBlock.attach(norm, head, SIZE, rule)
     hidden, labels, weights = make_documents((12,))
     out = block(hidden, labels, weights)
     torch.testing.assert_close(out.nll, oracle.read(block, hidden, labels, weights)[0], rtol=0, atol=1e-10)
