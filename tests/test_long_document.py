@@ -60,6 +60,8 @@ def test_the_summary_says_what_was_read(model, folder, tmp_path):
         np.testing.assert_allclose(summary["tenths"]["nats_per_token"][name], means, atol=1e-5)
         assert summary["readers"][name]["nats_per_token"] == pytest.approx(nll[name].mean(), abs=1e-5)
         assert summary["readers"][name]["finite"] is True
+        told = np.average(summary["tenths"]["nats_per_token"][name], weights=np.bincount(tenth))
+        assert told == pytest.approx(summary["readers"][name]["nats_per_token"], abs=1e-9)
         _check_parts(summary, name)
     gains = [(nll["base"] - nll["fwl"])[tenth == index].mean() for index in range(10)]
     np.testing.assert_allclose(summary["tenths"]["gain"], gains, atol=1e-5)
@@ -70,6 +72,12 @@ def test_the_summary_says_what_was_read(model, folder, tmp_path):
     )
     assert summary["readers"]["fwl"]["final_drift"] == pytest.approx(moved / slow, rel=1e-4)
     assert summary["readers"]["base"]["final_drift"] is None
+    drifts = summary["drifts"]
+    assert [(row["reader"], row["parameter"]) for row in drifts] == [("fwl", name) for name in fwl.slow_weights()]
+    for row in drifts:
+        delta, slow = (float(w[row["parameter"]].norm()) for w in (fwl.fast_weights(), fwl.slow_weights()))
+        assert (row["norm"], row["slow_norm"]) == pytest.approx((delta, slow), rel=1e-4)
+        assert row["drift"] == (pytest.approx(delta / slow, rel=1e-4) if slow else None)
     assert summary["provenance"]["model_hash"] == model.weight_hash()
 
     said = [str(output) for cell in nbformat.read(executed, as_version=4).cells for output in cell.get("outputs", [])]
