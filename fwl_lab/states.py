@@ -68,6 +68,8 @@ def from_tensors(like: State, tensors: dict[str, Tensor], prefix: str = "") -> S
             fields.append(tensors[start])
         elif isinstance(field, dict):
             theirs, ours = ({n: tuple(x.shape[1:]) for n, x in group.items()} for group in (parts, field))
+            if ours and not theirs:
+                raise ValueError(f"{start!r} is missing from a saved state; it was saved by another kind of reader.")
             if theirs != ours:
                 raise ValueError(f"{start!r} of a saved state holds {theirs}; expected {ours}, as this reader has it.")
             fields.append({name: parts[name] for name in field})  # a file's order is its own; sums follow this one

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from models import TEXTS, fill_block, make_text_model
 
+import fwl_lab
 from fwl_lab import UpdateRule, attach_fast_weights, open_trace
 from widgets.report import notebook_parameters
 
@@ -27,9 +29,10 @@ def test_the_python_examples_run(tmp_path, monkeypatch, capsys):
     model = fill_block(attach_fast_weights(make_text_model(), size=4, rule=UpdateRule(inner_batch=8)))
     model.provenance = {"name": "small", "dynamic_evaluation": {"rule": "sgd", "lr": 0.01}}
     model.save("model")
-    first, second = _blocks("python")
+    first, writing, second = _blocks("python")
     assert len([line for line in first.splitlines() if line.strip()]) <= 10
-    exec(first.replace('"bundled"', '"model"'), {})
+    names: dict = {}
+    exec(first.replace('"bundled"', '"model"'), names)
     trace = open_trace("runs/mine/trace.zarr")
     exec(second.replace(".show()", ""), {})
     said = capsys.readouterr().out
@@ -37,6 +40,11 @@ def test_the_python_examples_run(tmp_path, monkeypatch, capsys):
     assert abs(gain) > 1e-6
     assert f"{gain:.4f}"[:-1] in said
     assert f"{float(np.mean(trace.nll.sel(reader='fwl')))} small {trace.attrs['corpus_hash']}" in said
+    exec(writing, names)
+    assert capsys.readouterr().out.rstrip("\n").endswith(names["written"].text.rstrip("\n"))
+    other = fwl_lab.FastWeightReader(names["model"])
+    other.load("reader.safetensors")
+    assert torch.equal(other.next_log_probs(), names["reader"].next_log_probs())
 
 
 def _files_in_tree() -> set[str]:
