@@ -5,6 +5,8 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "audit": ["certify"],
+        "certificate": ["Certificate", "Check", "add_certificates", "certificates"],
         "corpus": ["Document", "corpus_hash", "huggingface_corpus", "stdlib_corpus", "text_corpus", "wikitext_corpus"],
         "fast_weights": ["FastWeightBlock", "FastWeightState", "UpdateRule"],
         "fast_weights.reference": ["load_published_parameters"],

@@ -17,6 +17,7 @@ TORCH_FREE = [
     "fwl_lab.trace",
     "fwl_lab.analysis",
     "fwl_lab.bootstrap",
+    "fwl_lab.certificate",
     "fwl_lab.testing",
     *(f"widgets.{path.stem}" for path in sorted(Path(widgets.__file__).parent.glob("*.py")) if path.stem != "__init__"),
 ]

@@ -1,0 +1,201 @@
+"""What an audit reads: a document as it is, changed in places, cut into calls, beside others. Each reading once.
+
+Symbols: T tokens of the document, B rows, V vocabulary. All scores are float64 on the CPU, so that equal means bitwise.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+
+class ReaderLike(Protocol):
+    """What any reader offers. `model`, `with_step_scale`, `reset`, `fork` and `state_dict` are looked for."""
+
+    def read(self, tokens: Tensor, weights: Tensor | None = None) -> Any:
+        """Scores with `nll` (B, T) of the next tokens (B, T)."""
+
+    def next_log_probs(self) -> Tensor:
+        """What is expected next, (B, V)."""
+
+
+class Change(NamedTuple):
+    """A reading of the document with another token in one place, or with other tokens from there on.
+
+    Attributes
+    ----------
+    place : int
+    token : int
+        What stands there instead.
+    nll : (T,) float64, nats
+    rest : bool
+        Whether all that follows was replaced too.
+    """
+
+    place: int
+    token: int
+    nll: Tensor
+    rest: bool
+
+
+class Steps(NamedTuple):
+    """A reading in calls that begin and end at the places, asked before each what it expects there.
+
+    Attributes
+    ----------
+    nll : (T,) float64, nats
+    expected : dict from place to (V,) float64, nats
+    unsteady : list of int
+        Places where asking twice gave two answers.
+    """
+
+    nll: Tensor
+    expected: dict[int, Tensor]
+    unsteady: list[int]
+
+
+class Readings:
+    """Fresh readers, and what they say of one document.
+
+    Parameters
+    ----------
+    make_reader : callable
+        Returns a fresh reader.
+    tokens : (T,) long
+    places : int
+        How many random places are looked at, beside the edges.
+    periods : sequence of int
+        Lengths at whose multiples a reader may do something (a segment's end); both sides of a multiple are edges.
+    seed : int
+        Of the places, and of the tokens that are put there.
+    """
+
+    def __init__(
+        self, make_reader: Callable[[], Any], tokens: Tensor, *, places: int, periods: Sequence[int], seed: int
+    ) -> None:
+        self.make_reader, self.tokens, self.length = make_reader, tokens, len(tokens)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.places = self._places(places, periods)
+
+    def _places(self, count: int, periods: Sequence[int]) -> list[int]:
+        found = {0, 1, self.length - 1, *self._random(0, self.length, count).tolist()}
+        for period in periods:
+            multiples = (self.length - 1) // period
+            if multiples:
+                for at in (period, period * int(self._random(1, multiples + 1, 1))):
+                    found |= {at - 1, at}
+        return sorted(found)
+
+    def _random(self, low: int, high: int, count: int) -> Tensor:
+        return torch.randint(low, high, (count,), generator=self.generator)
+
+    def other_than(self, tokens: Tensor) -> Tensor:
+        """For each of some tokens (n,) another one of the vocabulary."""
+        return (tokens + self._random(1, self.vocabulary, len(tokens))) % self.vocabulary
+
+    @cached_property
+    def vocabulary(self) -> int:
+        """V, as a fresh reader has it."""
+        expected = self.make_reader().next_log_probs()
+        if expected.ndim != 2 or len(expected) != 1:
+            raise ValueError(f"next_log_probs() of a fresh reader is {tuple(expected.shape)}; expected (1, V).")
+        size = expected.shape[1]
+        if size < 2 or not 0 <= int(self.tokens.min()) <= int(self.tokens.max()) < size:
+            low, high = int(self.tokens.min()), int(self.tokens.max())
+            raise ValueError(f"next_log_probs() is over {size} tokens, but the document holds tokens {low} to {high}.")
+        return size
+
+    def read(
+        self,
+        tokens: Tensor,
+        cuts: Sequence[int] = (),
+        weights: Tensor | None = None,
+        *,
+        reader: Any = None,
+        spoil: bool = False,
+    ) -> Tensor:
+        """NLL (B, T) of tokens (B, T), read in calls that end at `cuts`; by a fresh reader where none is given.
+
+        spoil: what a call was given and what it returned is overwritten before the next call.
+
+        Raises
+        ------
+        ValueError
+            A call returned another number of scores than it was given tokens.
+        """
+        reader = self.make_reader() if reader is None else reader
+        pieces = []
+        for start, stop in pairwise([0, *sorted({cut for cut in cuts if 0 < cut < tokens.shape[1]}), tokens.shape[1]]):
+            given = tokens[:, start:stop].clone()
+            own = None if weights is None else weights[:, start:stop].clone()
+            nll = reader.read(given) if own is None else reader.read(given, own)
+            nll = nll.nll.detach()
+            if nll.shape != given.shape or not nll.is_floating_point():
+                raise ValueError(
+                    f"tokens {start} to {stop - 1} were given as {tuple(given.shape)}, and scored as "
+                    f"{tuple(nll.shape)} of {nll.dtype}; expected one floating-point score a token."
+                )
+            pieces.append(nll.to("cpu", torch.float64, copy=True))
+            if spoil:
+                given.copy_((given + 1) % self.vocabulary)
+                if nll.is_contiguous():  # what is not may be one number seen many times, which cannot be written to
+                    nll.fill_(math.nan)
+        return torch.cat(pieces, 1)
+
+    @cached_property
+    def whole(self) -> Tensor:
+        """NLL (T,) of the document, read in one call: what other readings are compared with."""
+        return self.read(self.tokens[None])[0]
+
+    @cached_property
+    def changes(self) -> list[Change]:
+        """One reading a place with another token there, and a few with other tokens from some place on."""
+        others, found = self.other_than(self.tokens), []
+        endings = {1, self.length // 3, self.places[len(self.places) // 2], self.length - 2}
+        for place, rest in [*((p, False) for p in self.places), *((p, True) for p in sorted(endings))]:
+            tokens, replaced = self.tokens.clone(), slice(place, None if rest else place + 1)
+            tokens[replaced] = others[replaced]
+            found.append(Change(place, int(others[place]), self.read(tokens[None])[0], rest))
+        return found
+
+    @cached_property
+    def steps(self) -> Steps:
+        """The document, token by token at the places."""
+        reader, scores, expected, unsteady = self.make_reader(), [], {}, []
+        cuts = {place + side for place in self.places for side in (0, 1)}
+        for start, stop in pairwise(sorted(cuts | {0, self.length})):
+            if start in self.places:
+                log_probs = reader.next_log_probs()
+                if log_probs.shape != (1, self.vocabulary):
+                    raise ValueError(
+                        f"next_log_probs() before token {start} is {tuple(log_probs.shape)}; expected "
+                        f"(1, {self.vocabulary}), as at the beginning."
+                    )
+                expected[start] = log_probs[0].detach().to("cpu", torch.float64, copy=True)
+                if not torch.equal(reader.next_log_probs(), log_probs):
+                    unsteady.append(start)
+            scores.append(self.read(self.tokens[None, start:stop], reader=reader)[0])
+        return Steps(torch.cat(scores), expected, unsteady)
+
+    @cached_property
+    def mates(self) -> Tensor:
+        """(3, T): the document between its own second half, begun again, and random tokens."""
+        again = self.tokens.roll(-(self.length // 2))
+        return torch.stack([again, self.tokens, self._random(0, self.vocabulary, self.length)])
+
+    @cached_property
+    def beside(self) -> Tensor:
+        """NLL (3, T) of the mates."""
+        return self.read(self.mates)
+
+
+def difference(a: Tensor, b: Tensor) -> tuple[float, int]:
+    """The largest |a − b| of two (n,), and where; infinite where either is not a number. (0, 0) of nothing."""
+    if not len(a):
+        return 0.0, 0
+    apart = (a - b).abs().nan_to_num(nan=math.inf, posinf=math.inf)
+    return float(apart.max()), int(apart.argmax())
