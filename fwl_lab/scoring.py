@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,12 @@ from tqdm.auto import tqdm
 
 from . import trace as schema
 from .corpus import Document, corpus_hash
+from .costs import cost_of_reading
 from .language_model import Encoding, LanguageModel
 from .provenance import provenance
 from .readers import DynamicEvaluationReader, FastWeightReader, NeuralCacheReader, Reader, StaticReader
-from .recording import Recorder, Recording, norms_dataset
+from .recording import Plan, Recorder, Recording, size_text
+from .writing import Array, TraceWriter
 
 CALL = 1024  # tokens between two looks at the progress bar; no score depends on it
 
@@ -66,7 +69,8 @@ def score(
     record : Recorder, optional
         What to keep beside the scores.
     path : path, optional
-        Where to save the trace; the saved one is returned, opened lazily.
+        Where to write the trace while documents are read; it is returned opened lazily. If the reading is cut short,
+        `open_trace` finds there what was complete. A trace that is there already stays until this one is complete.
     carry : bool
         Whether fast weights survive a document's end. The context never does.
     progress : bool
@@ -88,34 +92,61 @@ def score(
         raise ValueError("documents is empty; expected at least one Document.")
     if max_tokens is not None and max_tokens < 1:
         raise ValueError(f"max_tokens is {max_tokens}; expected at least 1, or None for whole documents.")
-    if path is not None and Path(path).expanduser().exists() and not schema.is_trace(Path(path).expanduser()):
-        raise ValueError(f"{path} exists and is not a trace; nothing was read. Choose another path")
     encodings = [model.encode_text(document.text, document.name).head(max_tokens) for document in documents]
-    lengths = [len(encoding.ids) for encoding in encodings]
-    starts = np.cumsum([0, *lengths])
-    nll = np.full((len(readers), int(starts[-1])), np.nan)
-    recordings = {name: Recording() for name in readers}
-    seconds = dict.fromkeys(readers, 0.0)
+    starts = np.cumsum([0, *(len(encoding.ids) for encoding in encodings)])
     for reader in readers.values():
         reader.reset()
-    # Readers take turns document by document, so that a machine's slow minutes fall on all of them.
+    plan = None if record is None else Plan.of(record, readers, np.diff(starts).tolist(), carry=carry)
+    skeleton = _skeleton(documents, encodings, readers, plan)
+    skeleton.attrs |= _attributes(model, documents, readers, carry, max_tokens)
+    arrays = _scores(len(readers), int(starts[-1])) | ({} if plan is None else plan.arrays())
+    with TraceWriter(skeleton, arrays, path) as writer:
+        _read_all(readers, encodings, plan, writer, carry=carry, progress=progress)
+    return schema.validate(writer.trace())
+
+
+def _read_all(
+    readers: Mapping[str, Reader],
+    encodings: Sequence[Encoding],
+    plan: Plan | None,
+    writer: TraceWriter,
+    *,
+    carry: bool,
+    progress: bool,
+) -> None:
+    starts = np.cumsum([0, *(len(encoding.ids) for encoding in encodings)])
+    recordings = {} if plan is None else {name: Recording(plan, name, writer) for name in readers}
+    seconds = np.zeros(len(readers))
     with tqdm(total=len(readers) * int(starts[-1]), unit="tok", unit_scale=True, disable=not progress) as bar:
-        for encoding, start in zip(encodings, starts, strict=False):
-            for row, (name, reader) in enumerate(readers.items()):
-                bar.set_description(name, refresh=False)
-                reader.reset(carry=carry)
-                if record is None:
-                    seconds[name] += read_on(reader, encoding.ids, nll[row, start:], bar)
-                else:
-                    with recordings[name].document(reader, int(start)):
-                        seconds[name] += read_on(reader, encoding.ids, nll[row, start:], bar)
-    dataset = _dataset(documents, encodings, nll, readers)
-    dataset[schema.SECONDS] = (schema.READER, [max(seconds[n] - recordings[n].seconds, 0.0) for n in readers])
-    if record is not None and any(recording.updates for recording in recordings.values()):
-        dataset = dataset.merge(norms_dataset(recordings, list(readers)))
-    dataset.attrs |= _attributes(model, documents, readers, carry, max_tokens)
-    trace = schema.validate(schema.with_units(dataset))
-    return trace if path is None else schema.open_trace(schema.save_trace(trace, path))
+        if plan is not None and progress:
+            bar.write(f"recording: {size_text(sum(array.nbytes for array in plan.arrays().values()))}")
+        for encoding, start in zip(encodings, starts.tolist(), strict=False):
+            with ExitStack() as watching:
+                for name, reader in readers.items():
+                    reader.reset(carry=carry)
+                    if recordings:
+                        watching.enter_context(recordings[name].document(reader, start))
+                # Readers take turns block by block: a machine's slow minutes fall on all of them, and what a reading
+                # that is cut short leaves behind is equally much of each.
+                for offset in range(0, len(encoding.ids), CALL):
+                    ids = encoding.ids[offset : offset + CALL]
+                    done = start + offset + len(ids)
+                    for row, (name, reader) in enumerate(readers.items()):
+                        bar.set_description(name, refresh=False)
+                        nll = np.empty(len(ids))
+                        seconds[row] += read_on(reader, ids, nll, bar)
+                        writer.put(schema.NLL, nll, row, slice(done - len(ids), done))
+                        if recordings:
+                            recordings[name].flush(done)
+                    recorded = np.array([recordings[name].seconds if recordings else 0.0 for name in readers])
+                    writer.put(schema.SECONDS, np.maximum(seconds - recorded, 0.0), slice(None))
+                    writer.commit(done, 0 if plan is None else int(np.searchsorted(plan.update_token, done)))
+        longest = max(encodings, key=lambda encoding: len(encoding.ids))
+        for row, (name, reader) in enumerate(readers.items()):
+            bar.set_description(f"{name}: cost", refresh=False)
+            flops, peak = cost_of_reading(reader, longest.ids)
+            writer.put(schema.FLOPS_PER_TOKEN, np.array(flops), row)
+            writer.put(schema.PEAK_BYTES, np.array(np.nan if peak is None else peak), row)
 
 
 def read_on(reader: Reader, ids: Tensor, out: np.ndarray, bar: tqdm) -> float:
@@ -142,23 +173,33 @@ def read_on(reader: Reader, ids: Tensor, out: np.ndarray, bar: tqdm) -> float:
     return time.perf_counter() - began
 
 
-def _dataset(
-    documents: Sequence[Document], encodings: Sequence[Encoding], nll: np.ndarray, readers: Mapping[str, Reader]
+def _scores(readers: int, tokens: int) -> dict[str, Array]:
+    """What is written of every reading, recorded or not."""
+    each = {schema.READER: readers}
+    costs = (schema.SECONDS, schema.PEAK_BYTES, schema.FLOPS_PER_TOKEN)
+    return {schema.NLL: Array(each | {schema.TOKEN: tokens}, "float64")} | {n: Array(each, "float64") for n in costs}
+
+
+def _skeleton(
+    documents: Sequence[Document], encodings: Sequence[Encoding], readers: Mapping[str, Reader], plan: Plan | None
 ) -> xr.Dataset:
     lengths = [len(encoding.ids) for encoding in encodings]
-    return xr.Dataset(
-        {schema.NLL: ((schema.READER, schema.TOKEN), nll)},
-        {
-            schema.READER: (schema.READER, schema.text_array(readers)),
-            schema.DOCUMENT: (schema.TOKEN, np.repeat(np.arange(len(documents)), lengths)),
-            schema.POSITION: (schema.TOKEN, np.concatenate([np.arange(n) for n in lengths])),
-            schema.TOKEN_ID: (schema.TOKEN, torch.cat([e.ids for e in encodings]).numpy()),
-            schema.TOKEN_TEXT: (schema.TOKEN, schema.text_array(text for e in encodings for text in e.texts)),
-            schema.BYTE_COUNT: (schema.TOKEN, np.concatenate([np.array(e.bytes, dtype=np.int64) for e in encodings])),
-            schema.DOCUMENT_NAME: (schema.DOCUMENT, schema.text_array(document.name for document in documents)),
-            schema.DOCUMENT_BYTES: (schema.DOCUMENT, [sum(e.bytes) for e in encodings]),
-        },
-    )
+    coords = {
+        schema.READER: (schema.READER, schema.text_array(readers)),
+        schema.DOCUMENT: (schema.TOKEN, np.repeat(np.arange(len(documents)), lengths)),
+        schema.POSITION: (schema.TOKEN, np.concatenate([np.arange(n) for n in lengths])),
+        schema.TOKEN_ID: (schema.TOKEN, torch.cat([e.ids for e in encodings]).numpy()),
+        schema.TOKEN_TEXT: (schema.TOKEN, schema.text_array(text for e in encodings for text in e.texts)),
+        schema.BYTE_COUNT: (schema.TOKEN, np.concatenate([np.array(e.bytes, dtype=np.int64) for e in encodings])),
+        schema.DOCUMENT_NAME: (schema.DOCUMENT, schema.text_array(document.name for document in documents)),
+        schema.DOCUMENT_BYTES: (schema.DOCUMENT, [sum(e.bytes) for e in encodings]),
+    }
+    if plan is None or not plan.parameters:
+        return schema.with_units(xr.Dataset(coords=coords))
+    coords[schema.UPDATE_TOKEN] = (schema.UPDATE, plan.update_token)
+    coords[schema.PARAMETER] = (schema.PARAMETER, schema.text_array(plan.parameters))
+    factored = {} if plan.factored is None else {schema.FACTORED: plan.factored}
+    return schema.with_units(xr.Dataset(coords=coords, attrs=factored))
 
 
 def _attributes(

@@ -17,8 +17,15 @@ name                 dimensions              unit      meaning
 ``nll``              reader, token           nat       −log p(token | all tokens before it)
 ``update_norm``      reader, update, param.  1         L2 norm of the last step of a fast parameter
 ``drift``            reader, update, param.  1         L2 norm of Δθ = fast minus slow; NaN: the reader has none
+``update_cosine``    reader, update, param.  1         of a step and the one before it
+``slow_norm``        reader, parameter       1         L2 norm of θ₀
+``retention``        reader, update          1         what a decay or a cap left of Δθ after that update
+``anchored``         reader, update                    whether a dense Δθ of the reader is kept there
+``label_rank``       reader, token           1         tokens that were expected more than the one that came
+``top_id``           reader, token, top                likeliest first
 ``seconds``          reader                  s         time spent reading
-``peak_bytes``       reader                  B         most memory held
+``peak_bytes``       reader                  B         most memory that reading takes beyond the model
+``flops_per_token``  reader                  FLOP      counted as executed
 ===================  ======================  ========  =========================================================
 
 Further optional variables are listed in :data:`FIELDS` and, for those that exist once per recorded matrix, in
@@ -61,6 +68,10 @@ TOP_LOG_PROB = "top_log_prob"
 UPDATE_NORM = "update_norm"
 DRIFT = "drift"
 RETENTION = "retention"
+UPDATE_COSINE = "update_cosine"
+SLOW_NORM = "slow_norm"
+ANCHORED = "anchored"
+LABEL_RANK = "label_rank"
 RECEIPT_SOURCE = "receipt_source"
 RECEIPT_SHARE = "receipt_share"
 RECEIPT_LEAVE_ONE_OUT = "receipt_leave_one_out"
@@ -82,6 +93,8 @@ DTYPE = "dtype"
 THREADS = "threads"
 CARRY = "carry"  # "true": fast weights survived document boundaries
 MAX_TOKENS = "max_tokens"  # read of each document at most; 0: all
+FACTORED = "factored"  # the reader whose factors the trace holds
+PROGRESS = "progress"  # JSON, tokens and updates that are there, while a trace is being written
 VERSIONS = "versions"
 PYTHON = "python"
 COMMIT = "commit"
@@ -125,7 +138,11 @@ FIELDS: dict[str, Field] = {
     TOP_LOG_PROB: Field((READER, TOKEN, TOP), "f", NAT),
     UPDATE_NORM: Field((READER, UPDATE, PARAMETER), "f", ONE),
     DRIFT: Field((READER, UPDATE, PARAMETER), "f", ONE),
+    UPDATE_COSINE: Field((READER, UPDATE, PARAMETER), "f", ONE),
+    SLOW_NORM: Field((READER, PARAMETER), "f", ONE),
     RETENTION: Field((READER, UPDATE), "f", ONE),
+    ANCHORED: Field((READER, UPDATE), "b"),
+    LABEL_RANK: Field((READER, TOKEN), "iu", ONE),
     RECEIPT_SOURCE: Field((READER, TOKEN, RANK), "iu"),
     RECEIPT_SHARE: Field((READER, TOKEN, RANK), "f", NAT),
     RECEIPT_LEAVE_ONE_OUT: Field((READER, TOKEN, RANK), "f", NAT),
@@ -298,32 +315,44 @@ def save_trace(trace: xr.Dataset, path: str | Path) -> Path:
     ValueError
         The trace is not valid, or `path` exists and is not a trace (it is left alone).
     """
+    from .writing import write_dense  # which knows the schema, and so imports this module
+
     validate(trace)
     path = Path(path).expanduser().absolute()
     if path.exists() and not is_trace(path):
         raise ValueError(f"{path} exists and is not a trace; it is left as it is. Choose another path")
     path.parent.mkdir(parents=True, exist_ok=True)
-    mark = uuid.uuid4().hex[:8]
-    new, old = path.with_name(f".{path.name}.{mark}.new"), path.with_name(f".{path.name}.{mark}.old")
+    new = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.new")
+    dense = [n for n, field in parameter_fields(trace).items() if n in trace.variables and UPDATE in field.dims]
     try:
         # Encodings of the store a trace was opened from (chunk shapes) need not fit what it has become.
-        trace.drop_encoding().to_zarr(new, mode="w-", zarr_format=3, consolidated=False)
-        if path.exists():
-            os.rename(path, old)
-        try:
-            os.rename(new, path)
-        except OSError:
-            if old.exists():
-                os.rename(old, path)
-            raise
+        trace.drop_vars(dense).drop_encoding().to_zarr(new, mode="w-", zarr_format=3, consolidated=False)
+        write_dense(trace, dense, new)
+        move(new, path)
     finally:
         shutil.rmtree(new, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
     return path
+
+
+def move(new: Path, path: Path) -> None:
+    """Rename the folder `new` to `path`; a folder that is there is deleted afterwards."""
+    old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
+    if path.exists():
+        os.rename(path, old)
+    try:
+        os.rename(new, path)
+    except OSError:
+        if old.exists():
+            os.rename(old, path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def open_trace(path: str | Path) -> xr.Dataset:
     """Open a saved trace; its arrays are read when they are used.
+
+    Of one that is still being written, or whose reading was cut short, what is complete: the attribute "progress"
+    says so.
 
     Raises
     ------
@@ -337,4 +366,10 @@ def open_trace(path: str | Path) -> xr.Dataset:
         raise FileNotFoundError(f"no trace at {path}: there is no such folder")
     if not is_trace(path):
         raise ValueError(f"{path} is not a trace: expected a Zarr 3 folder written by save_trace()")
-    return validate(xr.open_zarr(path, consolidated=False, chunks=None), values=False)
+    trace = xr.open_zarr(path, consolidated=False, chunks=None)
+    if PROGRESS in trace.attrs:
+        done = json.loads(trace.attrs[PROGRESS])
+        if not done[TOKEN]:
+            raise ValueError(f"the reading that writes {path} has not finished its first block; there is nothing yet")
+        trace = trace.isel({dim: slice(count) for dim, count in done.items() if dim in trace.dims})
+    return validate(trace, values=False)

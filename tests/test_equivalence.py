@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fwl_lab.fast_weights import FastWeightBlock, UpdateRule, attention, checkpoints, scan
 from fwl_lab.fast_weights import reference as oracle
+from fwl_lab.observing import Deltas, Observer
 from fwl_lab.precision import RMSNorm
 
 DATA = Path(__file__).parent / "data"
@@ -163,7 +164,12 @@ def test_observers_see_each_inner_batch_once_in_training_too():
     block = make_block("attached-layer", UpdateRule(inner_batch=4))
     hidden, labels, weights = make_documents((40,))
     seen: list[int] = []
-    block(hidden, labels, weights, observe=lambda state: seen.append(int(state.seen[0]))).nll.sum().backward()
+
+    class Watch(Observer):
+        def updated(self, now: Tensor, fast_weights: Deltas) -> None:
+            seen.append(int(now[0]))
+
+    block(hidden, labels, weights, observer=Watch()).nll.sum().backward()
     assert seen == list(range(4, 41, 4))
 
 

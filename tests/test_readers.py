@@ -30,6 +30,7 @@ from fwl_lab import (
     attach_fast_weights,
 )
 from fwl_lab.fast_weights import reference as oracle
+from fwl_lab.observing import Deltas, Observer
 from fwl_lab.windows import Context
 
 DTYPES = (torch.float32, torch.float64)
@@ -231,8 +232,12 @@ def test_observers_see_each_update_and_are_gone_after_an_exception(name: str) ->
     reader = reader_maker(name, "mistral")()
     seen: list[int] = []
 
+    class Watch(Observer):
+        def updated(self, now: Tensor, fast_weights: Deltas) -> None:
+            seen.append(int(now[0]))
+
     def read_and_fail() -> None:
-        with reader.observed(lambda now, _: seen.append(int(now[0]))):
+        with reader.observed(Watch()):
             for part in make_tokens(1, 50).split(7, dim=1):
                 reader.read(part)
             raise RuntimeError("stop")

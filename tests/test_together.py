@@ -11,6 +11,7 @@ from models import FAMILIES, SEGMENT, WINDOW, make_model, make_tokens, rms, sgd
 from torch import Tensor, nn
 
 from fwl_lab import DynamicEvaluationReader, DynamicEvaluationSGD, LanguageModel
+from fwl_lab.observing import Deltas, Observer
 from fwl_lab.readers import dynamic_evaluation
 from fwl_lab.readers.copies import Copies
 from fwl_lab.readers.together import Together
@@ -142,7 +143,12 @@ def test_groups_are_as_large_as_memory_allows(groups: list[int], monkeypatch: py
 def test_observers_see_every_row_of_an_update() -> None:
     model, tokens = make_model("mistral"), make_tokens(3, 2 * SEGMENT + 1)
     reader, seen = DynamicEvaluationReader(model, sgd, SEGMENT), []
-    with reader.observed(lambda now, deltas: seen.append((now.tolist(), deltas()))):
+
+    class Watch(Observer):
+        def updated(self, now: Tensor, fast_weights: Deltas) -> None:
+            seen.append((now.tolist(), fast_weights()))
+
+    with reader.observed(Watch()):
         reader.read(tokens)
     assert [now for now, _ in seen] == [[SEGMENT] * 3, [2 * SEGMENT] * 3]
     for name, delta in seen[-1][1].items():

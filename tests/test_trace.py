@@ -173,16 +173,10 @@ def _full_trace() -> xr.Dataset:
         schema.fast_weight_name("b1"): reader_update + b1,
         **{name: field.dims for name, field in schema.FIELDS.items() if name not in trace.variables},
     }
-    zeros = {
-        name: (
-            d,
-            np.zeros(
-                [sizes[x] for x in d], "i8" if schema.FIELDS.get(name, schema.Field((), "f")).kinds == "iu" else "f8"
-            ),
-        )
-        for name, d in dims.items()
-    }
-    return with_units(trace.assign(zeros).set_coords(schema.DOCUMENT_BYTES))
+    dtypes = {"iu": "i8", "b": "?"}
+    kinds = {name: schema.FIELDS[name].kinds if name in schema.FIELDS else "f" for name in dims}
+    ones = {name: (d, np.ones([sizes[x] for x in d], dtypes.get(kinds[name], "f8"))) for name, d in dims.items()}
+    return with_units(trace.assign(ones).set_coords(schema.DOCUMENT_BYTES))
 
 
 def test_every_optional_variable_is_accepted_and_stored(tmp_path):

@@ -129,7 +129,7 @@ def plot_fast_weight_norms(
     analysis.require_reader(trace, reader)
     norms = trace[quantity].sel({READER: reader}).dropna(PARAMETER, how="all") if quantity in trace else None
     if norms is None or not norms.size:
-        raise ValueError(f"no {quantity} of reader {reader!r} is recorded here; score with Recorder(norms=True)")
+        raise ValueError(f"no {quantity} of reader {reader!r} is recorded here; score with record=Recorder()")
     _check_document(trace, document)
     here = np.flatnonzero(trace[DOCUMENT].values[trace[UPDATE_TOKEN].values] == document)
     picked = here[_thin(len(here))]

@@ -5,12 +5,13 @@ Symbols (the README of this folder derives them): x input, k₁ key of the first
 B rows, T tokens, D width, H = 4·size, S width of the norm (D when attached, `size` when published), V vocabulary.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..observing import Observer
 from ..precision import RMSNorm, root_mean_square
 from .cross_entropy import Gathered, in_autocast, token_nll
 from .rule import PARAMETERS, UpdateRule
@@ -114,6 +115,11 @@ class FastWeightBlock(nn.Module):
         seen = torch.zeros(rows, dtype=torch.long, device=self.W1.device)
         return FastWeightState(zero, dict(zero), seen)
 
+    @property
+    def forgets(self) -> bool:
+        """Whether a decay or a cap may take something from Δθ."""
+        return bool(self.rule.decay) or self.rule.cap is not None
+
     def decay(self) -> Tensor | float:
         """Part of Δθ forgotten at each re-linearisation."""
         return self.rule.decay if self.forgetting is None else self.forgetting.sigmoid()
@@ -165,8 +171,8 @@ class FastWeightBlock(nn.Module):
         weights: Tensor | None = None,
         state: FastWeightState | None = None,
         *,
-        step_scale: float = 1.0,
-        observe: Callable[[FastWeightState], None] | None = None,
+        step_scale: float | Mapping[str, Tensor] = 1.0,
+        observer: Observer | None = None,
     ) -> BlockOutput:
         """Read T tokens and learn from them.
 
@@ -179,10 +185,11 @@ class FastWeightBlock(nn.Module):
             w_i of each token's loss. Where it is 0 a token is scored 0, not learned from and not counted.
         state : FastWeightState, optional
             Of the tokens before; None: a document's start.
-        step_scale : float
-            Multiplies every step size.
-        observe : callable, optional
-            Called with the state whenever an inner batch (where there is none, a chunk of 64 tokens) is complete.
+        step_scale : float, or dict of (B, T)
+            Multiplies every step size; or the update that each token makes to each fast parameter.
+        observer : Observer, optional
+            Sees every token's factors, and the fast weights whenever an inner batch (where there is none, a chunk of
+            64 tokens) is complete.
 
         Returns
         -------
@@ -194,9 +201,10 @@ class FastWeightBlock(nn.Module):
         weights = hidden.new_ones(hidden.shape[:2]) if weights is None else weights.to(hidden.dtype)
         if labels is not None:
             labels = labels.masked_fill(weights == 0, 0)
-        steps = {n: self.steps[self.rule.step_of(n)] * step_scale for n in self.fast_parameters}
+        scales = step_scale if isinstance(step_scale, Mapping) else dict.fromkeys(self.fast_parameters, step_scale)
+        steps = {n: self.steps[self.rule.step_of(n)] * scales[n] for n in self.fast_parameters}
         head = self._shared_head()
-        scan = Scan(self, hidden, labels, weights, self._learning(weights, state), steps, head, observe)
+        scan = Scan(self, hidden, labels, weights, self._learning(weights, state), steps, head, observer)
         output, after = scan.run(state)
         return BlockOutput(
             nll=None if labels is None else token_nll(output, *head[:2], labels, weights != 0, gathered=head[2]),

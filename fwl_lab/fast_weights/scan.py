@@ -8,13 +8,14 @@ b rows that still have tokens, L tokens of a span, D width, H = 4·size, S width
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ..observing import Observer
 from ..states import map_state
 from .attention import CHUNK, add_outer, before, mixed
 from .checkpoints import groups, recomputed
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from .block import FastWeightBlock
 
 LONGEST = 1024  # tokens of a span where inner batches are longer: bounds memory
-Observe = Callable[[FastWeightState], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,10 +41,9 @@ class Scan:
     labels : (B, T) long, or None: look without learning
     weights : (B, T), 0 where a token does not count
     learning : (B, T), what each token's gradient is multiplied by, beside the step size
-    steps : dict of scalars, η per fast parameter
+    steps : dict of scalars, or of (B, T): η per fast parameter, or per token too
     head : U (V, S), c (V,) or None, and what gathers the gradient of U
-    observe : callable or None
-        Given the state after each inner batch (where there is none, after each 64 tokens).
+    observer : Observer or None
     """
 
     block: FastWeightBlock
@@ -52,9 +51,9 @@ class Scan:
     labels: Tensor | None
     weights: Tensor
     learning: Tensor
-    steps: dict[str, Tensor]
+    steps: Mapping[str, Tensor]
     head: tuple[Tensor, Tensor | None, Gathered | None]
-    observe: Observe | None = None
+    observer: Observer | None = None
 
     def run(self, state: FastWeightState) -> tuple[Tensor, FastWeightState]:
         """Output (B, T, S) and the state after the call."""
@@ -114,6 +113,8 @@ class Scan:
             return state, False
         now = state.fast_weights()
         keep = self.block.retention(now)
+        if keep is not None and self.observer is not None and self.labels is not None:
+            self.observer.retained(keep.masked_fill(~rows, 1.0))
         delta, pending, everywhere = {}, {}, bool(rows.all())
         for name, old in state.delta.items():
             shape = (-1, *[1] * (old.ndim - 1))
@@ -155,7 +156,10 @@ class Scan:
             d_z2 = block.normalise_backward(d_out * theta["g"], normed, scale)
             d_z1 = d_z2 @ theta["W2"] * 2 * z1.relu()
             gradients = {"W1": d_z1, "b1": d_z1, "W2": d_z2, "b2": d_z2, "g": d_out * normed, "b": d_out}
-            updates = {name: -eta * gradients[name] for name, eta in self.steps.items()}
+            updates = {
+                name: -(eta if eta.ndim == 0 else span.take(eta)[..., None]) * gradients[name]
+                for name, eta in self.steps.items()
+            }
             keys = {"W1": k1, "W2": h}
         pending = dict(state.pending)
 
@@ -180,16 +184,21 @@ class Scan:
         z2f = hf @ theta["W2"].mT + theta["b2"] + through + adapted("W2", hf) + adapted("b2")
         output = block.normalise(z2f)[0] * (theta["g"] + adapted("g")) + (theta.get("b", 0.0) + adapted("b"))
         after = FastWeightState(state.delta, pending, state.seen + counted.sum(1))
-        if self.observe is not None and updates and not again:  # a checkpoint's repetition has been seen
-            self._show(state, counted, keys, updates)
+        if self.observer is not None and updates and not again:  # a checkpoint's repetition has been seen
+            self.observer.learned({name: (keys.get(name), update) for name, update in updates.items()})
+            self._show(self.observer, state, counted, keys, updates)
         return output, after
 
     @torch.no_grad()
     def _show(
-        self, state: FastWeightState, counted: Tensor, keys: dict[str, Tensor], updates: dict[str, Tensor]
+        self,
+        observer: Observer,
+        state: FastWeightState,
+        counted: Tensor,
+        keys: dict[str, Tensor],
+        updates: dict[str, Tensor],
     ) -> None:
         """Let the observer see the state after each inner batch, or each chunk, that ends in a span."""
-        assert self.observe is not None
         seen = state.seen[:, None] + counted.cumsum(1)  # (b, L)
         ends = (seen % (self.block.rule.inner_batch or CHUNK) == 0) & counted
         for end in (ends.any(0).nonzero()[:, 0] + 1).tolist():
@@ -197,7 +206,7 @@ class Scan:
             for name, update in updates.items():
                 part, earlier = update[:, :end], state.pending[name]
                 pending[name] = add_outer(earlier, keys[name][:, :end], part) if name in keys else earlier + part.sum(1)
-            self.observe(FastWeightState(state.delta, pending, seen[:, end - 1]))
+            observer.updated(seen[:, end - 1], FastWeightState(state.delta, pending, seen).fast_weights)
 
 
 def _select(state: FastWeightState, rows: Tensor) -> FastWeightState:

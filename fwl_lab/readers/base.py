@@ -8,7 +8,7 @@ import copy
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -18,9 +18,7 @@ from torch import Tensor
 
 from ..language_model import LanguageModel
 from ..loading import read_tensors, write_tensors
-
-# Called after each update with the tokens read so far (B,) and a function that gives Δθ per parameter (B, ...).
-Observer = Callable[[Tensor, Callable[[], dict[str, Tensor]]], None]
+from ..observing import Observer, Observers
 
 
 class Scores(NamedTuple):
@@ -89,6 +87,11 @@ class Reader(ABC):
     def slow_weights(self) -> dict[str, Tensor]:
         """θ₀ of the parameters that :meth:`fast_weights` names."""
         return {}
+
+    @property
+    def update_every(self) -> int | None:
+        """Tokens between two updates, counted from a document's start; None where nothing adapts."""
+        return None
 
     def configuration(self) -> dict[str, Any]:
         """What tells this reader from others, as JSON values; kept in every trace."""
@@ -241,16 +244,16 @@ class Reader(ABC):
 
     @contextmanager
     def observed(self, observer: Observer) -> Iterator[None]:
-        """Inside, `observer` is called after each update; see `Observer`."""
+        """Inside, `observer` sees what is read and learned."""
         self._observers.append(observer)
         try:
             yield
         finally:
             self._observers.remove(observer)
 
-    def _notify(self, seen: Tensor, deltas: Callable[[], dict[str, Tensor]]) -> None:
-        for observer in self._observers:
-            observer(seen, deltas)
+    @property
+    def _observer(self) -> Observer | None:
+        return Observers(self._observers) if self._observers else None
 
     def _check(self, tokens: Tensor, weights: Tensor | None) -> Tensor:
         if not isinstance(tokens, Tensor) or tokens.ndim != 2 or tokens.is_floating_point():

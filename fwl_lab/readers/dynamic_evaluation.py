@@ -3,7 +3,7 @@
 import copy
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Self
 
 import torch
@@ -128,8 +128,8 @@ class DynamicEvaluationReader(Reader):
                 nll[picked], learned_now = self._advance(rows, inputs[picked], labels[picked], weights[picked])
                 learned |= learned_now
             columns = [left[pieces.get(row, 0) :] for row, left in enumerate(columns)]
-            if learned and self.learning and self._observers:
-                self._notify(torch.cat([d.now.seen for d in self.copies.documents]), self.fast_weights)
+            if learned and self.learning and self._observer is not None:
+                self._observer.updated(torch.cat([d.now.seen for d in self.copies.documents]), self.fast_weights)
         return nll
 
     def _groups(self, pieces: dict[int, int]) -> Iterator[list[int]]:
@@ -150,6 +150,8 @@ class DynamicEvaluationReader(Reader):
         begun = documents[0].inputs.shape[1]
         complete = begun + inputs.shape[1] == self.segment
         nll: Tensor | None = None
+        if self._observer is not None:
+            self._observer.expected(inputs.shape[1], partial(self._expected, rows, inputs, {}))
         if begun or not complete:
             leaves, now = self.copies.leaves(rows), join([d.now for d in documents])
             nll, now = self._call(leaves, inputs, now, labels)
@@ -162,6 +164,13 @@ class DynamicEvaluationReader(Reader):
             nll = whole if nll is None else nll
         assert nll is not None
         return nll, complete
+
+    def _expected(self, rows: list[int], inputs: Tensor, found: dict[str, Tensor], places: slice) -> Tensor:
+        """Logits (B, n, V) in some places of the next tokens; all are computed when the first are asked for."""
+        if not found:
+            now = join([self.copies.documents[row].now for row in rows])
+            found["logits"] = self._call(self.copies.leaves(rows), inputs, now, None)[0].detach()
+        return found["logits"][:, places]
 
     def _call(
         self, leaves: dict[str, Tensor], ids: Tensor, context: Context, labels: Tensor | None
@@ -215,6 +224,10 @@ class DynamicEvaluationReader(Reader):
 
     def slow_weights(self) -> dict[str, Tensor]:
         return {name: parameter.detach() for name, parameter in self.slow.items()}
+
+    @property
+    def update_every(self) -> int:
+        return self.segment
 
     def configuration(self) -> dict[str, Any]:
         optimizer = self.copies.documents[0].optimizer

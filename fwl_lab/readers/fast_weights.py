@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..fast_weights import FastWeightState
+from ..fast_weights.attention import CHUNK
 from ..language_model import LanguageModel
 from ..states import expand_rows, from_tensors, to_tensors
 from ..windows import Context
@@ -48,14 +49,19 @@ class FastWeightReader(Reader):
 
     def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         residual, self.context = self.model.read(inputs, self.context, weights != 0)
-        if not self.learning:
-            return self.model.nll(self.block(residual, None, weights, self.state).hidden, labels)
+        observer = self._observer
         out = self.block(
-            residual, labels, weights, self.state, step_scale=self.step_scale,
-            observe=(lambda state: self._notify(state.seen, state.fast_weights)) if self._observers else None,
+            residual, labels if self.learning else None, weights, self.state, step_scale=self._scales(weights),
+            observer=observer,
         )  # fmt: skip
+        if observer is not None:
+            observer.expected(labels.shape[1], lambda part: self.block.logits(out.hidden[:, part]))
         self.state = out.state
-        return out.nll
+        return self.model.nll(out.hidden, labels) if out.nll is None else out.nll
+
+    def _scales(self, weights: Tensor) -> float | dict[str, Tensor]:
+        """What multiplies the updates of the tokens (B, T) that are read."""
+        return self.step_scale
 
     def _logits(self, last: Tensor) -> Tensor:
         residual, _ = self.model.read(last, self.context)
@@ -70,6 +76,10 @@ class FastWeightReader(Reader):
 
     def slow_weights(self) -> dict[str, Tensor]:
         return {name: getattr(self.block, name).detach() for name in self.block.fast_parameters}
+
+    @property
+    def update_every(self) -> int:
+        return self.block.rule.inner_batch or CHUNK
 
     def configuration(self) -> dict[str, Any]:
         rule = self.block.rule

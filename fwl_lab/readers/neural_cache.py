@@ -128,17 +128,18 @@ class NeuralCacheReader(Reader):
         hidden = self.model.slow_output(residual, seen, valid)
         nll = self.model.nll(hidden, labels)
         if self.share == 0:
+            if self._observer is not None:
+                self._observer.expected(hidden.shape[1], lambda part: self.model.logits(hidden[:, part]))
             return nll
-        keys = self._unit(hidden)
         parts = (slice(start, start + PIECE) for start in range(0, labels.shape[1], PIECE))
-        return torch.cat([self._mix(nll[:, p], keys[:, p], labels[:, p], valid[:, p]) for p in parts], 1)
+        return torch.cat([self._mix(nll[:, p], hidden[:, p], labels[:, p], valid[:, p]) for p in parts], 1)
 
     def _unit(self, hidden: Tensor) -> Tensor:
         return F.normalize(hidden.to(self.cache.keys.dtype), dim=-1)
 
-    def _mix(self, nll: Tensor, queries: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+    def _mix(self, nll: Tensor, hidden: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
         """NLL (B, P) of the mixture for the next tokens, whose model's NLL is `nll`; caches them."""
-        slots = self.cache.labels.shape[1]
+        slots, queries = self.cache.labels.shape[1], self._unit(hidden)
         new = labels.masked_fill(~valid if self.learning else torch.ones_like(valid), -1)
         cache = self.cache.extend(queries, new)
         filled = cache.labels >= 0  # (B, N) where N = S + P
@@ -152,6 +153,10 @@ class NeuralCacheReader(Reader):
         log_all = similar.logsumexp(-1)
         log_cached = similar.masked_fill(~same, -math.inf).logsumexp(-1) - log_all
         mixed = -torch.logaddexp(math.log1p(-self.share) - nll, math.log(self.share) + log_cached)
+        if self._observer is not None:
+            self._observer.expected(
+                hidden.shape[1], lambda part: self._mixture(hidden[:, part], similar[:, part], cache.labels)
+            )
         if self.learning:
             self.cache = cache.last(self.size)
         return torch.where(log_all.isfinite(), mixed, nll)
@@ -159,18 +164,20 @@ class NeuralCacheReader(Reader):
     def _logits(self, last: Tensor) -> Tensor:
         residual, _ = self.model.read(last, self.context)
         hidden = self.model.slow_output(residual, self.context.seen)
-        logits = self.model.logits(hidden)[:, -1]
         if self.share == 0 or not self.cache.labels.shape[1]:
-            return logits
-        filled = self.cache.labels >= 0
-        query = self.theta * self._unit(hidden)[:, -1]
-        similar = (self.cache.keys @ query[..., None])[..., 0].masked_fill(~filled, -math.inf)
-        log_probs = logits.to(similar.dtype).log_softmax(-1)
-        cached = torch.zeros_like(log_probs).scatter_add(
-            1, self.cache.labels.clamp(min=0), similar.softmax(-1).nan_to_num(0.0)  # a row without pairs has no share
-        )  # fmt: skip
+            return self.model.logits(hidden)[:, -1]
+        filled = self.cache.labels[:, None] >= 0
+        similar = (self.theta * self._unit(hidden) @ self.cache.keys.mT).masked_fill(~filled, -math.inf)
+        return self._mixture(hidden, similar, self.cache.labels)[:, -1]
+
+    def _mixture(self, hidden: Tensor, similar: Tensor, labels: Tensor) -> Tensor:
+        """Log-probabilities (B, P, V) for the states (B, P, ·), of log-weights (B, P, N) for the labels (B, N)."""
+        log_probs = self.model.logits(hidden).to(similar.dtype).log_softmax(-1)
+        found = similar.isfinite().any(-1, keepdim=True)  # where nothing is cached the model is asked alone
+        at = labels.clamp(min=0)[:, None].expand_as(similar)
+        cached = torch.zeros_like(log_probs).scatter_add(2, at, similar.softmax(-1).nan_to_num(0.0))
         mixed = torch.logaddexp(math.log1p(-self.share) + log_probs, math.log(self.share) + cached.log())
-        return torch.where(filled.any(1, keepdim=True), mixed, log_probs)
+        return torch.where(found, mixed, log_probs)
 
     def _freeze(self) -> None:
         self.learning = False  # the share stays: a frozen cache is looked into, and takes in no more

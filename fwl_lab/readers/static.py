@@ -23,8 +23,12 @@ class StaticReader(Reader):
         self.context = expand_rows(self.context, rows)
 
     def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        nll, self.context = self.model(inputs, self.context, labels, weights != 0)
-        return nll
+        valid, seen = weights != 0, self.context.seen
+        residual, self.context = self.model.read(inputs, self.context, valid)
+        hidden = self.model.slow_output(residual, seen, valid)
+        if self._observer is not None:
+            self._observer.expected(hidden.shape[1], lambda part: self.model.logits(hidden[:, part]))
+        return self.model.nll(hidden, labels, valid)
 
     def _logits(self, last: Tensor) -> Tensor:
         return self.model(last, self.context)[0][:, -1]

@@ -1,0 +1,154 @@
+"""Write a trace while a document is read: what was committed can be opened, whatever happens next. No torch."""
+
+import dataclasses
+import json
+import math
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import xarray as xr
+import zarr
+from zarr.storage import MemoryStore
+
+from . import trace as schema
+
+BLOCK = 1024  # tokens, or updates, in a chunk on disk
+EMPTY = {"f": np.nan, "i": -1, "b": False}  # where nothing was written
+
+
+@dataclasses.dataclass(frozen=True)
+class Array:
+    """Shape of a variable that is written bit by bit.
+
+    Attributes
+    ----------
+    sizes : dict from dimension to length
+    dtype : str
+    blocks : int, optional
+        How many matrices (reader, update) of it will be written; the others take no space. None: all of it will.
+    """
+
+    sizes: Mapping[str, int]
+    dtype: str
+    blocks: int | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """What will be written of it, bytes."""
+        sizes = self.sizes
+        if self.blocks is not None:
+            sizes = {dim: n for dim, n in sizes.items() if dim not in (schema.READER, schema.UPDATE)}
+        return math.prod(sizes.values()) * np.dtype(self.dtype).itemsize * (1 if self.blocks is None else self.blocks)
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """One reader at a time, and a thousand tokens or updates; a dense Δθ by itself."""
+        limits = {schema.READER: 1, schema.TOKEN: BLOCK, schema.UPDATE: BLOCK if self.blocks is None else 1}
+        return tuple(max(1, min(n, limits.get(dim, n))) for dim, n in self.sizes.items())
+
+
+class TraceWriter:
+    """A trace that grows.
+
+    All arrays have their full size from the start, and :meth:`commit` says how much of it is there. In a folder that is
+    free the trace can be opened at any time. Where a trace is already, that one stays until the new one is complete.
+
+    Parameters
+    ----------
+    skeleton : Dataset
+        Coordinates and attributes, whole.
+    arrays : mapping from name to Array
+        What will be written bit by bit.
+    path : path, optional
+        None: in memory.
+    """
+
+    def __init__(self, skeleton: xr.Dataset, arrays: Mapping[str, Array], path: str | Path | None = None) -> None:
+        self.path = None if path is None else Path(path).expanduser().absolute()
+        self.place = self.path
+        if self.path is not None:
+            if self.path.exists() and not schema.is_trace(self.path):
+                raise ValueError(f"{path} exists and is not a trace; nothing was read. Choose another path")
+            if self.path.exists():
+                self.place = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:8]}.new")
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.store = MemoryStore() if self.place is None else str(self.place)
+        self.token_id = skeleton[schema.TOKEN_ID].values
+        self.sizes = {schema.TOKEN: len(self.token_id), schema.UPDATE: skeleton.sizes.get(schema.UPDATE, 0)}
+        skeleton = skeleton.assign_attrs({schema.PROGRESS: json.dumps({schema.TOKEN: 0, schema.UPDATE: 0})})
+        skeleton.drop_encoding().to_zarr(self.store, mode="w-", zarr_format=3, consolidated=False)
+        self.group = zarr.open_group(self.store, mode="r+")
+        fields = schema.FIELDS | schema.parameter_fields(skeleton)
+        units = {name: field.units for name, field in fields.items()}
+        self.layout = dict(arrays)
+        self.arrays = {
+            name: create(self.group, name, array, {schema.UNITS: unit} if (unit := units.get(name)) else {})
+            for name, array in arrays.items()
+        }
+
+    def put(self, name: str, values: np.ndarray, *at: int | slice) -> None:
+        """Write one variable in a place: an index or a slice per leading dimension."""
+        self.arrays[name][at] = values
+
+    def commit(self, tokens: int, updates: int) -> None:
+        """What was put for so many tokens and updates is now part of the trace."""
+        self.group.update_attributes({schema.PROGRESS: json.dumps({schema.TOKEN: tokens, schema.UPDATE: updates})})
+
+    def __enter__(self) -> "TraceWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """All is there; or, after an exception, what was committed."""
+        if kind is None:
+            done = {name: value for name, value in self.group.attrs.items() if name != schema.PROGRESS}
+            self.group.attrs.put(done)
+            if self.place is not None and self.place != self.path:
+                schema.move(self.place, cast(Path, self.path))
+        elif self.place is not None and self.place != self.path:
+            shutil.rmtree(self.place, ignore_errors=True)
+
+    def trace(self) -> xr.Dataset:
+        """What was written; from a folder it is read when it is used."""
+        if self.path is None:
+            trace = xr.open_zarr(self.store, consolidated=False, chunks=None)
+            large = schema.parameter_fields(trace)  # read when they are used
+            return trace.assign({name: v.load() for name, v in trace.variables.items() if name not in large})
+        return schema.open_trace(self.path)
+
+
+def write_dense(trace: xr.Dataset, names: Sequence[str], path: Path) -> None:
+    """Add the dense Δθ of a trace to the one in the folder `path`, matrix by matrix and only those that are there.
+
+    Most of such a variable is empty; in memory as one array it would be many times its size on disk.
+    """
+    group = zarr.open_group(path, mode="r+")
+    for name in names:
+        variable = trace[name].transpose(schema.READER, schema.UPDATE, ...)
+        sizes = {str(dim): length for dim, length in variable.sizes.items()}
+        array = create(group, name, Array(sizes, str(variable.dtype), blocks=1), dict(variable.attrs))
+        there = np.ones(variable.shape[:2], dtype=bool)
+        if schema.ANCHORED in trace:
+            there = trace[schema.ANCHORED].transpose(schema.READER, schema.UPDATE).values
+        for reader, update in np.argwhere(there):
+            block = variable[reader, update].values
+            if not np.isnan(block).all():
+                array[int(reader), int(update)] = block
+
+
+def create(group: zarr.Group, name: str, array: Array, attributes: Mapping[str, str]) -> zarr.Array:
+    """An empty array in a group, which takes no space."""
+    return group.create_array(
+        name,
+        shape=tuple(array.sizes.values()),
+        chunks=array.chunks,
+        dtype=array.dtype,
+        fill_value=EMPTY[np.dtype(array.dtype).kind],
+        dimension_names=list(array.sizes),
+        attributes=dict(attributes),
+        # Factors and weights are noise to a compressor.
+        compressors=None if array.dtype == "float32" else "auto",
+    )
