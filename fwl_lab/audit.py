@@ -30,7 +30,7 @@ def certify(
     """Check a reader, a shipped one or your own, by reading one document again and again.
 
     ================= ============================================================================================
-    each token once   one finite score a token; what was given and returned may be overwritten between calls
+    each token once   one finite score a token; what was given and returned may be overwritten, bitwise
     determinism       two fresh readers give the same scores, bitwise
     causality         another token in one place, or other tokens from there on, change no score before, bitwise
     probabilities     `next_log_probs` adds up to 1 over the whole vocabulary, within 1e-4
@@ -60,8 +60,9 @@ def certify(
 
     What no audit of this kind can see: weights that had learned this document, or one like it, before.
 
-    Cost: about 45 readings of the document, of which 9 in three rows, and one of `entropy_tokens`; on one core about
-    20 s for the bundled model's fast weights and 1,024 tokens, and for dynamic evaluation of it and 512.
+    Cost: about 45 times that of reading the document once (reading three rows counts as three), 30 times for a reader
+    that does not offer the rest, and one reading of `entropy_tokens`. So about 20 s on a core of its own for the
+    bundled model's fast weights and 1,024 tokens, or for dynamic evaluation of it and 512.
 
     Parameters
     ----------

@@ -60,14 +60,14 @@ def _worst(found: list[tuple[float, str]], passed: str, limit: float) -> Finding
 
 def once(readings: Readings) -> Finding:
     """One finite score a token, whatever becomes of what was given and returned."""
-    spoilt = readings.read(readings.tokens[None], _ragged(readings), spoil=True)[0]
-    for name, nll in (("in one call", readings.whole), ("in ragged calls", spoilt)):
+    for name, nll in (("one call", readings.whole), ("ragged calls", readings.ragged)):
         if not bool(nll.isfinite().all()):
             at = int((~nll.isfinite()).nonzero()[0])
-            return Finding(None, f"read {name}, token {at} has the score {float(nll[at])}", failed=True)
-    worst, at = difference(spoilt, readings.whole)
+            return Finding(None, f"read in {name}, token {at} has the score {float(nll[at])}", failed=True)
+    spoilt = readings.read(readings.tokens[None], readings.cuts, spoil=True)[0]
+    worst, at = difference(spoilt, readings.ragged)
     said = f"token {at} is scored otherwise once what earlier calls were given and returned is overwritten"
-    return _worst([(worst, said)], f"{readings.length:,} tokens, as many finite scores, none read again", SCORE_LIMIT)
+    return _worst([(worst, said)], f"{readings.length:,} tokens, as many finite scores, none looked at again", 0)
 
 
 def determinism(readings: Readings) -> Finding:
@@ -130,7 +130,7 @@ def partition(readings: Readings) -> Finding:
     tokens, found = readings.tokens[None], []
     ways = {
         "calls of 64": readings.read(tokens, range(64, readings.length, 64))[0] if readings.length > 64 else None,
-        "ragged calls": readings.read(tokens, _ragged(readings))[0],
+        "ragged calls": readings.ragged,
         "calls of one token near edges": readings.steps.nll,
     }
     for name, nll in ways.items():
@@ -274,14 +274,8 @@ def entropy_floor(readings: Readings, count: int) -> Finding:
     return Finding(below, said if below <= limit else f"{said}: nobody can know so much", limit)
 
 
-def _ragged(readings: Readings) -> list[int]:
-    """Ends of calls of unlike length, one of them of a single token; the same each time."""
-    length = readings.length
-    return sorted({max(1, length * share // 997) for share in (7, 113, 114, 390, 551, 905)} | {length // 2 + 1})
-
-
 RULES = {
-    "each token once": Rule(once, SCORE_LIMIT, NAT),
+    "each token once": Rule(once, 0, NAT),
     "determinism": Rule(determinism, 0, NAT),
     "causality": Rule(causality, 0, NAT),
     "probabilities": Rule(probabilities, SUM_LIMIT, ONE),
