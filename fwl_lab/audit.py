@@ -52,17 +52,17 @@ def certify(
     sides of multiples of 64 and of the model's window, and random ones.
 
     The entropy floor. Of tokens drawn uniformly and independently from V, whatever was read says nothing of the next,
-    so that each score has an expected value of at least ln V given all before it, and the mean of n of them falls k
-    standard errors below ln V no more often than a normal variable falls k below its mean. It may lie at most 5
-    below; the standard error is the scores' standard deviation over √n (1e-4 nats are added for rounding). A text
+    so that each score has an expected value of at least ln V given all before it, and the mean of many of them falls
+    k standard errors below ln V about as rarely as a normal variable k below its mean, or more so. It may lie at most
+    5 below; the standard error is the scores' standard deviation over √n (1e-4 nats are added for rounding). A text
     with its words shuffled would not do: an honest reader learns which words a document has. For a model that is far
     above ln V on such tokens, small frauds stay above the floor; they are for the other checks.
 
     What no audit of this kind can see: weights that had learned this document, or one like it, before.
 
-    The limits are for scores in float32 or wider; half precision does not keep to them.
+    The limits are for scores in float32 or wider; half precision need not keep to them.
 
-    Cost: about 45 times that of reading the document once (reading three rows counts as three), 30 times for a reader
+    Cost: about 45 times that of reading the document once (reading three rows counts as three), 35 times for a reader
     that does not offer the rest, and one reading of `entropy_tokens`. On one core of its own 14 s for the bundled
     model's fast weights and 1,024 tokens, 23 s for dynamic evaluation of it and 512.
 
