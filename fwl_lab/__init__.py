@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "generation": ["Generation", "generate"],
         "language_model": ["LanguageModel"],
         "loading": ["attach_fast_weights", "load_model"],
+        "matrices": ["fast_weight", "relative_drift"],
         "optimizers": ["DynamicEvaluationRMS", "DynamicEvaluationSGD", "GradientStatistics"],
         "readers": [
             "DynamicEvaluationReader",
@@ -26,6 +27,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "recording": ["Recorder"],
         "scoring": ["make_readers", "score"],
+        "spectra": ["directions", "effective_rank", "principal_angles", "promotes", "spectrum"],
         "trace": ["open_trace", "save_trace"],
         "training": ["TrainingConfig", "train"],
     },

@@ -267,7 +267,7 @@ class Recording(Observer):
         with self._timed():
             token = self.start + int(seen[0]) - 1
             index = int(np.searchsorted(self.plan.update_token, token))
-            if index >= len(self.plan.update_token) or not self.plan.own[self.name][index]:
+            if not (self.plan.own[self.name] & (self.plan.update_token == token)).any():
                 raise ValueError(
                     f"reader {self.name!r} made an update after {int(seen[0])} tokens of a document, and its "
                     f"`update_every` is {self.plan.readers[self.name].update_every}; expected that to tell where."

@@ -147,9 +147,9 @@ def _read_absolute(
             out, own = _read_absolute_aligned(body, tokens, own, window)
             residuals.append((row, real, out[0]))
         contexts.append(own)
-    width = residuals[0][2].shape[-1] if residuals else 0
-    dtype = residuals[0][2].dtype if residuals else torch.get_default_dtype()
-    residual = torch.zeros(*ids.shape, width, dtype=dtype, device=ids.device)
+    # Where all is padding, one token tells width and dtype.
+    like = residuals[0][2] if residuals else _extend(body, ids[:1, :1], Context.empty(1, ids.device), 0)[0]
+    residual = like.new_zeros(*ids.shape, like.shape[-1])
     for row, real, out in residuals:
         residual[row, real] = out
     return residual, _join(contexts)

@@ -12,6 +12,7 @@ from models import (
     READERS,
     SEGMENT,
     VOCABULARY,
+    WINDOW,
     MakeReader,
     make_block_model,
     make_model,
@@ -294,3 +295,16 @@ def test_a_fast_weight_readers_configuration_names_all_of_its_rule() -> None:
     found = FastWeightReader(attach_fast_weights(make_model("mistral"), 4, rule)).configuration()
     assert found["decay"] == pytest.approx(0.25)
     assert (found["inner_batch"], found["schedule"], found["cap"]) == (10, [100.0, 0.5], 0.3)
+
+
+def test_a_window_that_holds_only_padding_is_read() -> None:
+    """Absolute positions read window by window; a last one of padding alone was an error of shapes."""
+    model, tokens = make_block_model("gpt2"), make_tokens(2, WINDOW + 1)
+    weights = torch.ones(tokens.shape)
+    weights[:, -1] = 0
+    for name in ("base", "fwl"):
+        expected = READERS[name](model).read(tokens[:, :-1]).nll
+        assert torch.equal(READERS[name](model).read(tokens, weights).nll[:, :-1], expected)
+    alone = READERS["base"](model)
+    assert not bool(alone.read(tokens, torch.zeros(tokens.shape)).nll.any())
+    assert torch.equal(alone.read(tokens[:, :-1]).nll, READERS["base"](model).read(tokens[:, :-1]).nll)

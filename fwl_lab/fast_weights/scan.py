@@ -114,7 +114,7 @@ class Scan:
         now = state.fast_weights()
         keep = self.block.retention(now)
         if keep is not None and self.observer is not None and self.labels is not None:
-            self.observer.retained(keep.masked_fill(~rows, 1.0))
+            self.observer.retained(keep.detach().masked_fill(~rows, 1.0))
         delta, pending, everywhere = {}, {}, bool(rows.all())
         for name, old in state.delta.items():
             shape = (-1, *[1] * (old.ndim - 1))
