@@ -18,7 +18,6 @@ import torch
 
 Result = TypeVar("Result")
 LARGE = 2**20  # bytes; a block of more is asked for one by one
-USUAL = 2**25  # bytes; the most that glibc itself raises that limit to, as it does in a process that uses more
 LARGE_BLOCKS = "MALLOC_MMAP_THRESHOLD_"  # what glibc reads it from when a process starts (mallopt(3))
 M_MMAP_THRESHOLD = -3  # what it is called afterwards
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -47,8 +46,8 @@ def held_at_most(device: torch.device) -> Iterator[Callable[[], int | None]]:
     """Inside, the value says how many bytes were held at once since the beginning, above what was held then.
 
     On a GPU what torch's allocator gave out, on a CPU the resident size of the process. None on a CPU where the
-    system does not tell (no /proc). On Linux large blocks come from the system one by one inside: otherwise the size
-    would creep up with the holes that blocks of unlike size leave in the heap, whatever is in use.
+    system does not tell (no /proc). On Linux large blocks come from the system one by one from here on: otherwise the
+    size would creep up with the holes that blocks of unlike size leave in the heap, whatever is in use.
     """
     gc.collect()
     if device.type == "cuda":
@@ -59,13 +58,10 @@ def held_at_most(device: torch.device) -> Iterator[Callable[[], int | None]]:
     elif not STATUS.exists():
         yield lambda: None
     else:
-        _large_blocks_from(LARGE)
+        _without_holes()
         before = _status("VmRSS")
-        try:
-            with _high_water() as peak:
-                yield lambda: max(peak() - before, 0)
-        finally:
-            _large_blocks_from(USUAL)
+        with _high_water() as peak:
+            yield lambda: max(peak() - before, 0)
 
 
 def peak_bytes(function: Callable[[], object], device: torch.device) -> int | None:
@@ -111,15 +107,15 @@ def _status(name: str) -> int:
     return int(found[1]) * 1024
 
 
-def _large_blocks_from(size: int) -> None:
+def _without_holes() -> None:
     """Return what the allocator keeps of freed memory to the system, which would hide what is used again.
 
-    From here on it keeps no blocks of `size` bytes or more.
+    From here on it keeps no large blocks.
     """
     if sys.platform == "linux":
         library = ctypes.CDLL(None)
         if hasattr(library, "malloc_trim"):  # glibc has it, other C libraries do not
-            library.mallopt(M_MMAP_THRESHOLD, size)
+            library.mallopt(M_MMAP_THRESHOLD, LARGE)
             library.malloc_trim(0)
 
 
