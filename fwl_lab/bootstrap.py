@@ -62,17 +62,33 @@ class Units:
 
     def intervals(self, bootstrap: Bootstrap) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Mean, low and high, each (R, K); low and high are NaN where one unit of several is all there is."""
+        known = np.full(self.counts.shape[1], self.blocks) | ((self.counts > 0).sum(axis=0) > 1)
+        return self._ratio(self.counts[:, None], known, bootstrap)
+
+    def shares(self, bootstrap: Bootstrap) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Share of each bucket in the gain of all buckets, low and high, each (R, K); they add up to 1 over buckets.
+
+        A share may be negative or above 1 where buckets gain and lose; its interval is of use only where the gain of
+        all is well above 0.
+        """
+        known = np.full(self.counts.shape[1], self.blocks or len(self.counts) > 1)
+        return self._ratio(self.sums.sum(axis=2, keepdims=True), known, bootstrap)
+
+    def _ratio(
+        self, parts: np.ndarray, known: np.ndarray, bootstrap: Bootstrap
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Sums over `parts` (U, R or 1, K or 1) with percentile intervals; NaN but in the buckets `known` (K,)."""
         rng = np.random.default_rng(bootstrap.seed)
         weights = self._weights(rng, bootstrap.resamples)  # (B, U)
         with np.errstate(invalid="ignore", divide="ignore"):  # a replicate without the bucket is 0/0, and left out
-            mean = self.sums.sum(axis=0) / self.counts.sum(axis=0)
-            replicates = np.tensordot(weights, self.sums, 1) / (weights @ self.counts)[:, None]  # (B, R, K)
-        known = np.full(mean.shape, self.blocks) | ((self.counts > 0).sum(axis=0) > 1)
+            ratio = self.sums.sum(axis=0) / parts.sum(axis=0)
+            replicates = np.tensordot(weights, self.sums, 1) / np.tensordot(weights, parts, 1)  # (B, R, K)
         tail = (1 - bootstrap.level) / 2
-        low, high = np.full(mean.shape, np.nan), np.full(mean.shape, np.nan)
+        low, high = np.full(ratio.shape, np.nan), np.full(ratio.shape, np.nan)
+        known = known & np.isfinite(ratio)
         if known.any():
             low[known], high[known] = np.nanquantile(replicates[:, known], [tail, 1 - tail], axis=0)
-        return mean, low, high
+        return ratio, low, high
 
     def _weights(self, rng: np.random.Generator, resamples: int) -> np.ndarray:
         """How often each unit is in each replicate, (B, U) float."""

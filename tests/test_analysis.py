@@ -56,6 +56,11 @@ def test_summary_by_hand(trace):
     assert float(row.nats_per_token_per_document) == pytest.approx(sum(averages) / len(averages), abs=1e-12)
     assert float(row.bits_per_byte) == pytest.approx(sum(nll) / math.log(2) / size, abs=1e-12)
     assert float(row.token_perplexity) == pytest.approx(math.exp(sum(nll) / 3000), abs=1e-9)
+    texts = ["".join(t for t, d in zip(trace.token_text.values.tolist(), document, strict=True) if d == k)
+             for k in range(12)]  # fmt: skip
+    words = sum(len(text.split()) for text in texts)
+    assert float(row.nats_per_word) == pytest.approx(sum(nll) / words)
+    assert float(row.word_perplexity) == pytest.approx(float(row.token_perplexity) ** (3000 / words))
     seconds = trace.seconds.sel(reader="fwl").item()
     assert float(row.tokens_per_second) == pytest.approx(3000 / seconds)
     assert float(row.time_ratio) == pytest.approx(seconds / trace.seconds.sel(reader="base").item())
@@ -195,3 +200,73 @@ def test_the_baseline_against_itself_gains_nothing(trace):
     result = analysis.paired_bootstrap(twin)
     assert (result[analysis.MEAN] == 0).all()
     assert (result[analysis.LOW] == 0).all()
+
+
+def test_words_are_between_whitespace_and_within_a_document():
+    trace = make_trace(tokens=6, documents=2)
+    assert trace.document.values.tolist() != [0] * 6
+    cut = trace.assign_coords(
+        document=("token", [0, 0, 0, 1, 1, 1]),
+        token_text=("token", schema.text_array(["ab", "c d", "e", "f", "\n ", "\u3000g"])),
+    )
+    assert analysis.word_count(cut) == 4  # abc de | f g
+    blank = cut.assign_coords(token_text=("token", schema.text_array([" "] * 6)))
+    assert np.isnan(analysis.summary(blank).word_perplexity).all()
+    hard = cut.assign(nll=cut.nll * 0 + 1000.0)
+    assert np.isinf(analysis.summary(hard).token_perplexity).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "texts"),
+    [
+        ("word", ["def", " return", "_", "é", "日本", "x1", "\n    self", " if\n"]),
+        ("number", ["42", " 0x1f", "1.5e", "1_000", "٣", "2."]),
+        ("punctuation", ["(", " == ", "...", "…", "$", "«", "+=\n"]),
+        ("whitespace", [" ", "\n    ", "\t", "\u3000"]),
+        ("other", ["", "[0]", "self.", "🙂", "\x00", "\u202e", "<script>", "²"]),
+    ],
+)
+def test_the_class_of_a_token(kind, texts):
+    assert {text: analysis.token_class(text) for text in texts} == dict.fromkeys(texts, kind)
+
+
+def _check_shares(result, keys, trace):
+    document, _, gains = _columns(trace)
+    row = result.sel(reader="fwl")
+    for label in set(keys):
+        mine = [g for g, k in zip(gains, keys, strict=True) if k == label]
+        held = {d for d, k in zip(document, keys, strict=True) if k == label}
+        bucket = row.isel(bucket=row.label.values.tolist().index(label))
+        assert float(bucket["mean"]) == pytest.approx(sum(mine) / len(mine))
+        assert (int(bucket.tokens), int(bucket.documents)) == (len(mine), len(held))
+        assert float(bucket.share) == pytest.approx(sum(mine) / sum(gains))
+        assert bucket.share_low <= bucket.share <= bucket.share_high
+    assert sorted(set(keys)) == sorted(row.label.values.tolist())
+    np.testing.assert_allclose(result.share.sum("bucket"), 1.0)
+    assert result.share.attrs[schema.UNITS] == "1"
+
+
+def test_gain_by_token_class_by_hand(trace):
+    keys = [analysis.token_class(text) for text in trace.token_text.values.tolist()]
+    assert set(keys) == set(analysis.TOKEN_CLASSES)
+    _check_shares(analysis.gain_by_token_class(trace), keys, trace)
+    only = trace.isel(token=np.array(keys) == "number")
+    assert analysis.gain_by_token_class(only).label.values.tolist() == ["number"]
+
+
+def test_gain_by_repetition_by_hand(trace):
+    document, ids, _ = _columns(trace)
+    seen, keys = set(), []
+    for pair in zip(document, ids, strict=True):
+        keys.append("repeat" if pair in seen else "first occurrence")
+        seen.add(pair)
+    _check_shares(analysis.gain_by_repetition(trace), keys, trace)
+
+
+def test_a_share_of_two_documents_by_hand():
+    """Documents of gains (1 in bucket 0, 3 in bucket 1) and (2, 2): replicates are one twice, or both."""
+    units = Units.of(np.array([[1.0, 3.0, 2.0, 2.0]]), np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]), 2)
+    share, low, high = units.shares(Bootstrap())
+    assert share.tolist() == [[3 / 8, 5 / 8]]
+    assert low.tolist() == [[1 / 4, 1 / 2]]
+    assert high.tolist() == [[1 / 2, 3 / 4]]
