@@ -99,7 +99,8 @@ def benchmark(
             _say(f"{name}: {case[0]}, {case[1]} tokens: {flops[case] / 1e6:.4g} MFLOP / token")
         times, rate = _time(name, cases, tokens, rounds or subject.rounds, product_rate(place, dtype), place)
         _say(f"{name}: memory")
-        peaks = dict(zip(cases, in_a_fresh_process(_peaks, subject, list(cases), str(place), place=place), strict=True))
+        # A process for each, since what one case frees in small blocks another one does not find.
+        peaks = {case: in_a_fresh_process(_peak, subject, case, str(place), place=place) for case in cases}
         for what, length in cases:
             peak = peaks[what, length]
             taken, done = times[what, length], flops[what, length]
@@ -117,16 +118,14 @@ def benchmark(
     return records
 
 
-def _peaks(subject: Subject, cases: list[Case], device: str) -> list[int | None]:
-    """Most bytes held in each case, above those held with the model loaded."""
+def _peak(subject: Subject, case: Case, device: str) -> int | None:
+    """Most bytes held in a case, above those held with the model loaded."""
     place = torch.device(device)
     model = subject.make(place, torch.bfloat16 if place.type == "cuda" else torch.float32)
-    peaks = []
-    for what, length in cases:
-        function = workload(model, what, document(model, length))
-        function()  # what a first call sets up for good is not the case's own
-        peaks.append(peak_bytes(function, place))
-    return peaks
+    what, length = case
+    function = workload(model, what, document(model, length))
+    function()  # what a first call sets up for good is not the case's own
+    return peak_bytes(function, place)
 
 
 def _time(

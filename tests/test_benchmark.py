@@ -3,6 +3,7 @@
 import argparse
 import inspect
 import json
+import os
 import statistics
 import sys
 import threading
@@ -27,6 +28,18 @@ def _tiny(device, dtype):
 
 
 SUBJECTS = {"tiny": Subject(_tiny, 3)}
+
+
+def _here(function, *arguments, place):
+    """In place of a process for each of eleven cases."""
+    return function(*arguments)
+
+
+def test_a_case_is_measured_in_a_process_of_its_own():
+    subject, case = SUBJECTS["tiny"], (FWL, 40)
+    found = measuring.in_a_fresh_process(bench._peak, subject, case, "cpu", place=CPU)
+    assert found is None or 0 <= found < 50 * MEGA
+    assert measuring.in_a_fresh_process(os.getpid, place=CPU) != os.getpid()
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
@@ -128,6 +141,7 @@ def test_records(monkeypatch):
     monkeypatch.setattr(bench, "seconds", seconds)
     monkeypatch.setattr(bench, "workload", Prepared)
     monkeypatch.setattr(bench, "product_rate", lambda device, dtype: lambda: 1e6)
+    monkeypatch.setattr(bench, "in_a_fresh_process", _here)
     records = benchmark(SUBJECTS, tokens=40, long=60, device="cpu")
     by = {(r["what"], r["tokens"]): r for r in records}
     assert set(by) == {(what, 40) for what in WORK} | {(STATIC, 60), (FWL, 60)}
@@ -154,6 +168,7 @@ def test_records(monkeypatch):
 
 def test_a_run_from_the_command_line(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(bench, "SUBJECTS", SUBJECTS)
+    monkeypatch.setattr(bench, "in_a_fresh_process", _here)
     monkeypatch.setattr(measuring, "SIDES", {"cpu": 64})
     path = tmp_path / "runs" / "bench.json"
     bench.main([str(path), "--models", "tiny", "--tokens", "40", "--long", "60", "--rounds", "2", "--device", "cpu"])
