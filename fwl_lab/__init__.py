@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "audit": ["certify"],
         "certificate": ["Certificate", "Check", "add_certificates", "certificates"],
+        "controls": ["more_context", "wrong_document"],
         "corpus": ["Document", "corpus_hash", "huggingface_corpus", "stdlib_corpus", "text_corpus", "wikitext_corpus"],
         "fast_weights": ["FastWeightBlock", "FastWeightState", "UpdateRule"],
         "fast_weights.reference": ["load_published_parameters"],
@@ -15,6 +16,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "language_model": ["LanguageModel"],
         "loading": ["attach_fast_weights", "load_model"],
         "matrices": ["fast_weight", "relative_drift"],
+        "operated": ["operate"],
         "optimizers": ["DynamicEvaluationRMS", "DynamicEvaluationSGD", "GradientStatistics"],
         "readers": [
             "DynamicEvaluationReader",
@@ -26,8 +28,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "gradient_statistics",
         ],
         "recording": ["Recorder"],
+        "replaying": ["replay"],
         "scoring": ["make_readers", "score"],
         "spectra": ["directions", "effective_rank", "principal_angles", "promotes", "spectrum"],
+        "surgery": ["Surgery"],
         "trace": ["open_trace", "save_trace"],
         "training": ["TrainingConfig", "train"],
     },
