@@ -26,14 +26,14 @@ lab: $(STAMP)  ## JupyterLab on notebooks/
 	$(BIN) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks
 
 evaluate: $(STAMP)  ## the README's figures, on the test split; a report in runs/evaluation (EVALUATE="-p documents 5")
-	$(REPORT) notebooks/01_evaluation.ipynb runs/evaluation $(EVALUATE)
+	$(REPORT) notebooks/04_compare_readers.ipynb runs/evaluation $(EVALUATE)
 
 wikitext: $(STAMP)  ## the same figures on WikiText articles: make wikitext WIKITEXT=path/to/wiki.valid.tokens
 	@test -n "$(WIKITEXT)" || { echo 'error: which articles? make wikitext WIKITEXT=path/to/wiki.valid.tokens' >&2; exit 1; }
-	$(REPORT) notebooks/01_evaluation.ipynb runs/wikitext -p corpus wikitext -p path "$(WIKITEXT)" $(EVALUATE)
+	$(REPORT) notebooks/04_compare_readers.ipynb runs/wikitext -p corpus wikitext -p path "$(WIKITEXT)" $(EVALUATE)
 
 long: $(STAMP)  ## one document of a million tokens: gain, time and memory; a report in runs/long_document (LONG="-p path my_texts", RUN=another/folder)
-	$(REPORT) notebooks/02_long_document.ipynb $(or $(RUN),runs/long_document) $(LONG)
+	$(REPORT) notebooks/long_document.ipynb $(or $(RUN),runs/long_document) $(LONG)
 
 train: $(STAMP)  ## train a model; it and a report in runs/train (TRAIN="-p mode retrofit -p steps 1000", RUN=another/folder)
 	$(REPORT) notebooks/train.ipynb $(or $(RUN),runs/train) $(TRAIN)

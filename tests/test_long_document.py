@@ -12,7 +12,7 @@ from models import TEXTS, fill_block, make_text_model
 from fwl_lab import FastWeightReader, LanguageModel, StaticReader, UpdateRule, attach_fast_weights
 from widgets.report import NotebookFailed, run_notebook
 
-NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "02_long_document.ipynb"
+NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "long_document.ipynb"
 TOKENS, FIRST = 1205, 300
 
 

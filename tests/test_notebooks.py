@@ -36,7 +36,7 @@ def _is_parameters(cell: nbformat.NotebookNode) -> bool:
 
 
 def test_all_notebooks_are_found():
-    assert {path.stem for path in NOTEBOOKS} >= {"00_quickstart", "01_evaluation", "02_long_document", "train", "tune"}
+    assert {path.stem for path in NOTEBOOKS} >= {"00_quickstart", "04_compare_readers", "long_document", "train", "tune"}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -75,7 +75,7 @@ class TestHowTheyAreWritten:
         assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("path", [FOLDER / "01_evaluation.ipynb", FOLDER / "train.ipynb"], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [FOLDER / "04_compare_readers.ipynb", FOLDER / "train.ipynb"], ids=lambda path: path.stem)
 def test_a_parameter_of_another_type_is_an_error(path):
     with pytest.raises(ValueError, match="parameter 'seed'"):
         check_parameters(path, {"seed": "many"})
@@ -174,7 +174,7 @@ def test_quickstart_shows_no_update_of_a_text_too_short_for_one(texts, model_fol
     [
         ({"readers": ["static", "fwl"]}, "expected 'base' and one that adapts"),
         ({"readers": ["base", "static"]}, "expected 'base' and one that adapts"),
-        ({"corpus": "wikitext", "path": "wiki.tokens"}, "WikiText: 01_evaluation"),
+        ({"corpus": "wikitext", "path": "wiki.tokens"}, "WikiText: 04_compare_readers"),
         ({"corpus": "text"}, "give 'stdlib', or 'text' and a path"),
     ],
 )
@@ -188,8 +188,8 @@ def test_quickstart_refuses_what_it_cannot_show(tmp_path, given, message):
     [
         ("train", {"validation_documents": 0}),
         ("train", {"validation_tokens": 0}),
-        ("01_evaluation", {"table_tokens": 0}),
-        ("01_evaluation", {"max_tokens": 0}),
+        ("04_compare_readers", {"table_tokens": 0}),
+        ("04_compare_readers", {"max_tokens": 0}),
     ],
 )
 def test_nothing_is_read_where_no_token_would_be_measured(tmp_path, name, given):
@@ -295,7 +295,7 @@ def test_a_run_started_again_goes_on_from_its_checkpoint(texts, model_folder, tm
 @pytest.mark.slow
 def test_evaluation_keeps_every_figure_of_its_tables(texts, model_folder, tmp_path):
     executed = _run(
-        "01_evaluation", tmp_path, model=str(model_folder), corpus="text", path=str(texts),
+        "04_compare_readers", tmp_path, model=str(model_folder), corpus="text", path=str(texts),
         documents=10, max_tokens=700, table_tokens=300,
     )  # fmt: skip
     assert "21 documents; 1 with fewer than 256 tokens left out; 10 read" in _said(executed)

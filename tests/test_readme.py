@@ -96,14 +96,14 @@ def test_commands_are_targets():
 def test_every_parameter_that_the_readme_sets_exists():
     given = {
         "demo": "00_quickstart",
-        "evaluate": "01_evaluation",
-        "wikitext": "01_evaluation",
-        "long": "02_long_document",
+        "evaluate": "04_compare_readers",
+        "wikitext": "04_compare_readers",
+        "long": "long_document",
         "train": "train",
         "tune": "tune",
     }
     calls = re.findall(r"make ([a-z]+)[^`\n]*?=\"([^\"]*)\"", README)
-    calls += [("evaluate", line) for line in README.splitlines() if "widgets.report notebooks/01_evaluation" in line]
+    calls += [("evaluate", line) for line in README.splitlines() if "widgets.report notebooks/04_compare_readers" in line]
     assert len(calls) >= 6
     for target, arguments in calls:
         known = notebook_parameters(ROOT / "notebooks" / f"{given[target]}.ipynb")
