@@ -13,7 +13,6 @@ from models import (
     SEGMENT,
     fill_block,
     make_block_model,
-    make_text_model,
     make_tokens,
     sgd,
     with_bos,
@@ -51,12 +50,6 @@ SURGERIES = {
 @pytest.fixture(scope="module")
 def model() -> LanguageModel:
     return make_block_model("mistral", torch.float64)
-
-
-@pytest.fixture(scope="module")
-def text_model() -> LanguageModel:
-    rule = UpdateRule(inner_batch=INNER_BATCH, cap=0.3)
-    return fill_block(attach_fast_weights(make_text_model("mistral"), 6, rule))
 
 
 def read(reader: Reader, tokens: Tensor) -> Tensor:
@@ -171,11 +164,10 @@ def test_decay_is_that_of_the_rule() -> None:
         attach_fast_weights(plain.base, 6, UpdateRule(inner_batch=INNER_BATCH, decay=0.2, learn_decay=True)), scale=0.02
     )
     assert learned.block is not None and learned.block.forgetting is not None
-    before = float(learned.block.decay())
+    logit = learned.block.forgetting.detach().clone()
     found = operate(FastWeightReader(learned), Surgery(decay=0.25)).configuration()["decay"]
-    assert found == pytest.approx(1 - (1 - before) * 0.75, rel=1e-6)
-    # The model's own is as it was.
-    assert learned.block.forgetting is not None and float(learned.block.decay()) == before
+    assert found == pytest.approx(1 - (1 - float(logit.sigmoid())) * 0.75, rel=1e-6)
+    assert torch.equal(learned.block.forgetting, logit)  # the model's own is as it was
 
 
 class Ranks(Observer):
@@ -345,3 +337,59 @@ def test_an_operated_reader_is_saved_forked_reset_and_frozen(name: str, tmp_path
         operate(READERS[name](model), Surgery(rank=3, drop=[SEGMENT - 1], decay=0.1)).load(
             tmp_path / "reader.safetensors"
         )
+
+
+# -- what is refused ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"drop": [-1]}, "drop is .* expected indices of tokens, from 0, or a mask"),
+        ({"drop": [0.5]}, "drop is .* expected indices of tokens"),
+        ({"drop": np.ones((2, 2), dtype=bool)}, "(?s)drop is .* expected indices of tokens"),
+        ({"token_scale": {-3: 1.0}}, "token_scale names token -3"),
+        ({"token_scale": [1.0, float("nan")]}, "the factor of 1 is nan"),
+        ({"scale": {"W1": float("inf")}}, "the factor of W1 is inf"),
+        ({"scale": ["W1"]}, "scale is .* expected a mapping"),
+        ({"decay": 1.0}, r"decay is 1.0; expected a number in \[0, 1\)"),
+        ({"rank": 0}, "rank is 0; expected a whole number from 1"),
+        ({"rank": 2.0}, "rank is 2.0"),
+        ({"remove_directions": {"W1": [-1]}}, "direction -1 of W1"),
+    ],
+)
+def test_a_surgery_that_makes_no_sense_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Surgery(**given)
+
+
+def test_what_a_reader_cannot_do_is_refused(model: LanguageModel) -> None:
+    fwl, dynamic = FastWeightReader(model), DynamicEvaluationReader(model.base, sgd, SEGMENT)
+    endless = FastWeightReader(make_block_model("mistral", inner_batch=None, decay=0.0))
+    cases: list[tuple[Reader, Surgery, str]] = [
+        (StaticReader(model), Surgery(), "the reader is a StaticReader; surgery knows"),
+        (operate(fwl, Surgery()), Surgery(), "say all of it in one Surgery"),
+        (fwl, Surgery(scale={"W3": 0.0}), "scale names 'W3'; expected a fast parameter of this reader: W1, b1, W2"),
+        (fwl, Surgery(remove_directions={"b1": [0]}), "'b1'; expected a fast matrix of this reader: W1, W2"),
+        (fwl, Surgery(remove_directions={"W1": [16]}), r"direction 16 of W1 .* \(24, 16\) has 16; expected 0 to 15"),
+        (endless, Surgery(decay=0.1), "the block's inner batch is None"),
+        (dynamic, Surgery(drop=[SEGMENT]), f"position {SEGMENT} .* expected its last token, {2 * SEGMENT - 1},"),
+        (dynamic, Surgery(token_scale={3: 2.0, SEGMENT - 1: 2.0}), "all of its tokens with one factor"),
+    ]
+    for reader, surgery, message in cases:
+        with pytest.raises(ValueError, match=message):
+            operate(reader, surgery)
+
+
+def test_a_surgery_says_what_it_does() -> None:
+    surgery = Surgery(
+        drop=[5, 1, 2, 3], token_scale=[1.0, 1.0, 1.0, 1.0, 0.5], scale={"W1": 0.0}, decay=0.1, rank=4,
+        remove_directions={"W2": (1, 0)},
+    )  # fmt: skip
+    assert str(surgery) == "4 tokens dropped, 1 token scaled, W1 × 0, decay 0.1, rank 4, W2 without directions 0, 1"
+    assert (str(Surgery()), str(Surgery(rank=1, name="thin"))) == ("nothing changed", "thin")
+    assert surgery.facts() == {
+        "drop": ["1-3", "5"], "scale": {"W1": 0.0}, "token_scale": {"4": 0.5}, "decay": 0.1, "rank": 4,
+        "remove_directions": {"W2": [0, 1]},
+    }  # fmt: skip
+    assert surgery.token_factors == {1: 0.0, 2: 0.0, 3: 0.0, 4: 0.5, 5: 0.0}
