@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bs4 import BeautifulSoup
 from models import DOCUMENTS, INNER_BATCH, READERS, SEGMENT, fill_block, make_text_model
 from torch import Tensor
 
@@ -21,9 +22,11 @@ from fwl_lab import (
     corpus_hash,
     make_readers,
     open_trace,
+    save_trace,
     score,
 )
 from fwl_lab.trace import validate
+from widgets.document_view import document_html
 
 
 @pytest.fixture(scope="module")
@@ -197,3 +200,21 @@ def test_the_usual_readers_read(model: LanguageModel, monkeypatch: pytest.Monkey
     nll = trace["nll"].values
     assert all(float(np.abs(nll[0] - nll[i]).max()) > 0.01 for i in (1, 2, 3))
     assert json.loads(trace.attrs["readers"])["dynamic_evaluation"]["lr"] == 0.05
+
+
+def test_a_document_of_traps_survives_the_disk_and_shows_as_text(model: LanguageModel, tmp_path: Path) -> None:
+    text = "a\x00b 🙂👩\u200d🚀 שלום \u202eمرحبا\u202c \\ud800 <script>alert(1)</script></style>&amp; \ufffd '\" end"
+    readers = readers_of(model, "base", "fwl")
+    kept = score(model, [Document("traps\x00<b>", text)], readers, path=tmp_path / "t.zarr", progress=False)
+    again = open_trace(save_trace(kept, tmp_path / "again.zarr"))
+    for trace in (kept, again):
+        assert "".join(trace["token_text"].values) == text
+        assert int(trace["byte_count"].sum()) == len(text.encode())
+        assert trace["document_name"].values.tolist() == ["traps\x00<b>"]
+    page = BeautifulSoup(document_html(again, reader="fwl").html, "html.parser")
+    shown = page.get_text()
+    assert not page.find("script") and "<script>" in shown and "\\ud800" in shown and "&amp;" in shown
+    assert [tag.get_text() for tag in page.find_all("b")] == ["traps\x00<b>"]  # the heading; the name holds no tag
+    with pytest.raises(ValueError, match=r"lone surrogate U\+D800 at character 3"):
+        score(model, [Document("half", "abc\ud800")], readers, path=tmp_path / "no.zarr", progress=False)
+    assert not (tmp_path / "no.zarr").exists()
