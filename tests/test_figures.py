@@ -83,6 +83,7 @@ def test_gain_by_position_shows_the_analysis(trace):
             lambda trace: figures.plot_gain_by_frequency(trace, counts=COUNTS),
             lambda trace: analysis.gain_by_frequency(trace, COUNTS),
         ),
+        (figures.plot_gain_by_token_class, analysis.gain_by_token_class),
     ],
 )
 def test_bars_show_the_analysis_with_whiskers(trace, figure_of, result_of):

@@ -31,6 +31,7 @@ def test_averages_are_of_the_first_tokens_of_each_document(trace, evaluation):
     own = [nll[early.document.values == document].mean() for document in range(12)]
     assert row["nats_per_token_per_document"] == pytest.approx(np.mean(own))
     assert row["bits_per_byte"] == pytest.approx(nll.sum() / np.log(2) / early.byte_count.values.sum())
+    assert row["word_perplexity"] == pytest.approx(np.exp(nll.sum() / analysis.word_count(early)))
     gain = early.nll.sel(reader="base").values - nll
     assert row["gain"]["micro"]["mean"] == pytest.approx(gain.mean())
     assert row["gain"]["micro"]["low"] < gain.mean() < row["gain"]["micro"]["high"]
@@ -113,6 +114,7 @@ def test_tables_write_the_numbers_down(evaluation):
     assert accuracy.loc["FWL", "nats / token"] == f"{row['nats_per_token']:.4f}"
     assert accuracy.loc["FWL", "gain over base"] == tables.interval_text(row["gain"]["micro"])
     assert accuracy.loc["base", "gain over base"] == "–"
+    assert cost.loc["FWL", "word perplexity"] == f"{row['word_perplexity']:,.0f}"
     assert cost.loc["FWL", "time / dynamic evaluation"] == f"{row['time_over_dynamic_evaluation']:.2f} ×"
     buckets = tables.bucket_table(evaluation)
     assert buckets.loc["100–199", "documents"] == str(evaluation["buckets"][1]["documents"])

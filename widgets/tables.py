@@ -27,6 +27,7 @@ _LEVELS: Final = (
     analysis.NATS_PER_TOKEN_PER_DOCUMENT,
     analysis.BITS_PER_BYTE,
     analysis.TOKEN_PERPLEXITY,
+    analysis.WORD_PERPLEXITY,
 )
 _SOURCES: Final = (
     schema.MODEL_NAME,
@@ -99,7 +100,7 @@ def evaluate(trace: xr.Dataset, *, table_tokens: int = 8192, bucket: int = 512) 
     names = [str(name) for name in trace[READER].values]
     readers: dict[str, dict[str, Any]] = {}
     for name in names:
-        row = {level: _number(levels[level].sel({READER: name})) for level in _LEVELS}
+        row = {level: number(levels[level].sel({READER: name})) for level in _LEVELS}
         readers[name] = row | ({} if name == BASE else {"gain": _gains(gains, name)}) | _times(trace, name)
     both = {DYNAMIC_EVALUATION, FWL} <= set(names)
     return {
@@ -138,6 +139,7 @@ def cost_table(evaluation: Mapping[str, Any]) -> pd.DataFrame:
     columns = {
         analysis.BITS_PER_BYTE: ("bits / byte", "{:.4f}"),
         analysis.TOKEN_PERPLEXITY: ("token perplexity", "{:,.2f}"),
+        analysis.WORD_PERPLEXITY: ("word perplexity", "{:,.0f}"),
         analysis.TOKENS_PER_SECOND: ("tokens / s", "{:,.0f}"),
         f"time_over_{BASE}": ("time / base", "{:.2f} ×"),
         f"time_over_{DYNAMIC_EVALUATION}": ("time / dynamic evaluation", "{:.2f} ×"),
@@ -211,7 +213,7 @@ def _gains(result: xr.Dataset, name: str) -> dict[str, dict[str, float | None]]:
 
 
 def _interval(row: xr.Dataset) -> dict[str, float | None]:
-    return {edge: _number(row[edge]) for edge in (analysis.MEAN, analysis.LOW, analysis.HIGH)}
+    return {edge: number(row[edge]) for edge in (analysis.MEAN, analysis.LOW, analysis.HIGH)}
 
 
 def _times(trace: xr.Dataset, name: str) -> dict[str, float | None]:
@@ -221,8 +223,8 @@ def _times(trace: xr.Dataset, name: str) -> dict[str, float | None]:
     names = [str(reader) for reader in trace[READER].values]
     seconds = dict(zip(names, trace[SECONDS].values, strict=True))
     with np.errstate(divide="ignore", invalid="ignore"):
-        return {analysis.TOKENS_PER_SECOND: _number(trace.sizes[TOKEN] / seconds[name])} | {
-            f"time_over_{other}": _number(seconds[name] / seconds[other])
+        return {analysis.TOKENS_PER_SECOND: number(trace.sizes[TOKEN] / seconds[name])} | {
+            f"time_over_{other}": number(seconds[name] / seconds[other])
             for other in (BASE, DYNAMIC_EVALUATION)
             if other in names
         }
@@ -241,7 +243,7 @@ def _span(bucket: Mapping[str, Any]) -> str:
     return f"{bucket[analysis.START]:,}–{bucket[analysis.STOP] - 1:,}"
 
 
-def _number(value: Any) -> float | None:
+def number(value: Any) -> float | None:
     """A float that JSON can hold."""
     number = float(value)
     return number if math.isfinite(number) else None
