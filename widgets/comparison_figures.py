@@ -87,7 +87,7 @@ def plot_cost_frontier(trace: xr.Dataset, *, cost: str = analysis.SECONDS_PER_TO
         )
     ends = np.array(_REACH) * [float(result[cost].min()), float(result[cost].max())]
     # Logarithmic: what counts is how many times as much, and cheap readers lie close together.
-    figure.update_xaxes(title_text=title, type="log", range=np.log10(ends), dtick="D1", tickformat="~g", showgrid=True)
+    figure.update_xaxes(title_text=title, type="log", range=np.log10(ends), dtick="D2", tickformat="~g", showgrid=True)
     subtitle = f"up and to the left is better; {method(result)}"
     finish(figure, "What a gain costs", subtitle, f"saved over {theme.label(baseline)} [bit / {TOKENS}]")
     return with_zero(figure).update_layout(showlegend=False, hovermode="closest")
