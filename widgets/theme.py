@@ -27,6 +27,7 @@ LABELS: Final = {
     "fwl": "FWL",
     "neural_cache": "neural cache",
     "slow_control": "slow control",
+    "more_context": "more context",
 }
 #: A reader has the same colour in every picture (after Okabe and Ito, darkened or lightened to show on both grounds).
 COLOURS: Final = {
@@ -37,10 +38,11 @@ COLOURS: Final = {
     "fwl": "#1c86d6",
     "neural_cache": "#009e73",
     "slow_control": "#a08a3a",
+    "more_context": "#7a6ad8",
 }
 #: For lines that are not readers; more than these are coloured along a scale.
 CATEGORIES: Final = ("#1c86d6", "#db7c00", "#009e73", "#c0588a", "#7a6ad8", "#a08a3a", "#56a5c9", "#b5651d")
-_SPARE: Final = ("#009e73", "#c0588a", "#7a6ad8", "#a08a3a", "#2aa5a0")
+_SPARE: Final = ("#c0588a", "#2aa5a0", "#b5651d", "#56a5c9")
 _DASHES: Final = {BASE: "dot", "static": "dash"}
 
 
