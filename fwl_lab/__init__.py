@@ -27,6 +27,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "StaticReader",
             "gradient_statistics",
         ],
+        "receipt_totals": ["receipt_summary"],
+        "receipts": ["add_receipts", "receipt", "receipts_of"],
         "recording": ["Recorder"],
         "replaying": ["replay"],
         "scoring": ["make_readers", "score"],

@@ -1,0 +1,207 @@
+"""From θ₀ to the weights of dynamic evaluation: what each update did on the way to one token.
+
+All weights of the reading are scaled together: along α, position p is processed with θ₀ + α Δθ_q, q the segment that
+holds p, cached keys and values included. The NLL of the target is then a function of every Δθ_q within its reach, and
+since Δθ_q = Σ_{j<q} u_j, update j has paid −∫₀¹ Σ_{q>j} ⟨∂L/∂θ_q(α), u_j⟩ dα of the gain.
+
+Symbols: q segments and j updates (update j ends segment j), u_j what the optimizer made of the weights in one step, its
+decay included; Δθ_q weights in segment q minus θ₀; p positions in the document, W window.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from . import trace as schema
+from .block_paths import gauss_legendre
+from .readers import DynamicEvaluationReader
+from .recording import size_text
+from .windows import Context
+
+MOST_BYTES = 2**33  # of Δθ, one for every segment up to the target
+Weights = dict[str, Tensor]
+
+
+class ModelPaths:
+    """Paths to the tokens of one document that dynamic evaluation reads.
+
+    Reads the document again and keeps Δθ of every segment up to the last target: as many copies of what adapts. A
+    receipt also takes the gradients, and a graph, over the target's reach: of a rotary model layers × (W − 1)
+    positions before it, of one with absolute positions its window.
+
+    Parameters
+    ----------
+    reader : DynamicEvaluationReader
+        Set as the one that made the trace; stays as it is.
+    trace : Dataset
+    first, stop : int
+        Trace indices: the document's first token, and one past the last target.
+
+    Raises
+    ------
+    ValueError
+        The weights of all segments would take more than 8 GiB.
+    """
+
+    def __init__(self, reader: DynamicEvaluationReader, trace: xr.Dataset, first: int, stop: int) -> None:
+        self.reader, self.first, self.segment = reader, first, reader.segment
+        self.ids = torch.from_numpy(trace[schema.TOKEN_ID].values[first:stop].astype(np.int64))
+        self.model = reader.adapted
+        self.called = _Called(self.model)
+        self.slow_weights = reader.slow_weights()
+        self.inputs = torch.cat([torch.tensor([self.model.bos]), self.ids[:-1]]).to(self.model.device)
+        segments = (len(self.ids) - 1) // self.segment + 1
+        size = segments * sum(w.numel() * w.element_size() for w in self.slow_weights.values())
+        if size > MOST_BYTES:
+            raise ValueError(
+                f"the weights of {segments} segments would take {size_text(size)}, and {size_text(MOST_BYTES)} are the "
+                "most. Ask for receipts of earlier tokens, or adapt fewer parameters."
+            )
+        self.deltas = self._read(segments)
+
+    def _read(self, segments: int) -> list[Weights]:
+        """Δθ_q of each segment q."""
+        fresh = self.reader.with_step_scale(self.reader.step_scale)
+        deltas = [{name: torch.zeros_like(w) for name, w in self.slow_weights.items()}]
+        for q in range(segments - 1):
+            fresh.read(self.ids[None, q * self.segment : (q + 1) * self.segment])
+            deltas.append({name: delta[0].clone() for name, delta in fresh.fast_weights().items()})
+        return deltas
+
+    # -- what a receipt asks --------------------------------------------------------------------------------------
+
+    def sources(self, token: int) -> np.ndarray:
+        """Trace indices of the last token of each update before `token`, (n,)."""
+        return self.first + np.arange(1, (token - self.first) // self.segment + 1) * self.segment - 1
+
+    @torch.no_grad()
+    def slow(self, token: int) -> float:
+        """NLL at θ₀."""
+        return float(self._nll(token - self.first, lambda q: self.slow_weights))
+
+    def shares(self, token: int, nodes: int) -> dict[str, np.ndarray]:
+        """What each update paid of the gain, (n,) nats, by parameter."""
+        place, last = token - self.first, (token - self.first) // self.segment
+        total: dict[int, Weights] = {}  # ∫ ∂L/∂θ_q dα
+        for alpha, weight in zip(*gauss_legendre(nodes), strict=True):
+            for q, gradients in self._gradients(place, float(alpha)).items():
+                for name, gradient in gradients.items():
+                    kept = total.setdefault(q, {})
+                    kept[name] = kept[name].add_(gradient, alpha=weight) if name in kept else gradient * weight
+        found = {name: np.zeros(last) for name in self.slow_weights}
+        along: Weights = {}  # the sum over all segments after update j
+        for j in reversed(range(last)):
+            for name, gradient in total.get(j + 1, {}).items():
+                along[name] = along[name] + gradient if name in along else gradient
+            for name, gradient in along.items():
+                step = self.deltas[j + 1][name] - self.deltas[j][name]
+                found[name][j] = -float(torch.dot(gradient.flatten(), step.flatten()))
+        return found
+
+    @torch.no_grad()
+    def held(self, token: int, sources: Sequence[int]) -> np.ndarray:
+        """NLL without each of some updates (trace indices), the others as they were."""
+        return np.array([float(self._nll(token - self.first, self._without(j))) for j in self._updates(sources)])
+
+    def replayed(self, token: int, sources: Sequence[int]) -> np.ndarray:
+        """NLL where each of some segments taught nothing, and all that follows it was read again."""
+        place, updates = token - self.first, self._updates(sources)
+        found, reader, at = np.zeros(len(updates)), self.reader.with_step_scale(self.reader.step_scale), 0
+        for index in np.argsort(updates).tolist():
+            begin = updates[index] * self.segment
+            if begin > at:
+                reader.read(self.ids[None, at:begin])
+                at = begin
+            twin = reader.fork()
+            # Nothing is learned from a segment that is read with a step scale of 0.
+            twin.step_scale = 0.0
+            twin.read(self.ids[None, begin : begin + self.segment])
+            twin.step_scale = self.reader.step_scale
+            found[index] = float(twin.read(self.ids[None, begin + self.segment : place + 1]).nll[0, -1])
+        return found
+
+    # -- along the path -------------------------------------------------------------------------------------------
+
+    def _updates(self, sources: Sequence[int]) -> list[int]:
+        return [(source - self.first + 1) // self.segment - 1 for source in sources]
+
+    def _without(self, update: int) -> Callable[[int], Weights]:
+        """θ₀ + Δθ_q less one update."""
+
+        def weights(q: int) -> Weights:
+            gone = q > update
+            return {
+                name: slow + self.deltas[q][name]
+                - (self.deltas[update + 1][name] - self.deltas[update][name] if gone else 0.0)
+                for name, slow in self.slow_weights.items()
+            }  # fmt: skip
+
+        return weights
+
+    def _gradients(self, place: int, alpha: float) -> dict[int, Weights]:
+        """∂L/∂θ_q at α, of every segment within reach."""
+        leaves: dict[int, Weights] = {}
+
+        def weights(q: int) -> Weights:
+            if q not in leaves:
+                own = {n: (slow + alpha * self.deltas[q][n]).requires_grad_() for n, slow in self.slow_weights.items()}
+                leaves[q] = own
+            return leaves[q]
+
+        with torch.enable_grad():
+            nll = self._nll(place, weights)
+        names = [(q, name) for q, own in leaves.items() for name in own]
+        gradients = torch.autograd.grad(nll, [leaves[q][n] for q, n in names], allow_unused=True)
+        found: dict[int, Weights] = {}
+        for (q, name), gradient in zip(names, gradients, strict=True):
+            if gradient is not None:
+                found.setdefault(q, {})[name] = gradient
+        return found
+
+    def _nll(self, place: int, weights: Callable[[int], Weights]) -> Tensor:
+        """NLL () of the token at a position, each segment q processed with `weights(q)`."""
+        context, pieces = self._pieces(place)
+        for q, begin, end in pieces:  # at least the target's own segment
+            own = self.reader.fixed | weights(q)
+            residual, context = self.called.using(own, self.model.read, self.inputs[None, begin:end], context)
+        label = self.ids[place].to(self.model.device).view(1, 1)
+        hidden = self.called.using(own, self.model.slow_output, residual[:, -1:])
+        return self.called.using(own, self.model.nll, hidden, label)[0, 0]
+
+    def _pieces(self, place: int) -> tuple[Context, list[tuple[int, int, int]]]:
+        """What the state at a position is made of: (segment, begin, end), and the context before the first of them."""
+        window, context = self.model.window, Context.empty(1, self.model.device)
+        pieces = []
+        if self.model.rotary:
+            begin = max(0, place - self.model.network.config.num_hidden_layers * (window - 1))
+            context = context._replace(seen=context.seen + begin)
+        else:
+            # A window reads its first half again, with the weights of the time when it begins.
+            half = window // 2
+            start = max(0, place // half - 1) * half
+            begin = start + half if start else 0
+            pieces = [(begin // self.segment, start, begin)] if start else []
+        cuts = range((begin // self.segment + 1) * self.segment, place + 1, self.segment)
+        pieces += [(b // self.segment, b, e) for b, e in pairwise([begin, *cuts, place + 1])]
+        return context, pieces
+
+
+class _Called(nn.Module):
+    """Calls parts of a model with other weights in it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, part: Callable[..., Any], *arguments: Any) -> Any:
+        return part(*arguments)
+
+    def using(self, weights: Weights, part: Callable[..., Any], *arguments: Any) -> Any:
+        """A part of the model, called with `weights` put in."""
+        return functional_call(self, {f"model.{name}": w for name, w in weights.items()}, (part, *arguments))

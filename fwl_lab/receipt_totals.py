@@ -1,0 +1,154 @@
+"""What receipts say of a document: who teaches whom, from how far, and how much of it cancels. No torch.
+
+A receipt splits the gain of one token over the earlier tokens, or updates, that caused it; see `fwl_lab.receipt`.
+Shares of both signs cancel, so the sum of their sizes (gross) stands beside their sum (net) everywhere.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import xarray as xr
+
+from . import trace as schema
+from .measures import require_reader
+
+SOURCE: Final = "source"  # dimension of a receipt: trace index of the token that was learned, last of its update
+SOURCE_TEXT: Final = "source_text"
+SOURCE_KIND: Final = "source_kind"  # index in KINDS
+SHARE: Final = "share"
+SHARE_BY_PARAMETER: Final = "share_by_parameter"
+HELD: Final = "held"
+REPLAY: Final = "replay"
+
+# Per token, in a trace that holds receipts; NaN where there is none.
+RECEIPT_GAIN: Final = "receipt_gain"
+RECEIPT_GROSS: Final = "receipt_gross"
+RECEIPT_RESIDUAL: Final = "receipt_residual"
+
+KIND: Final = "kind"
+KINDS: Final = ("same token", "same word", "other")
+DISTANCE: Final = "distance"  # first distance of a bin that ends before twice that
+NET: Final = "net"
+GROSS: Final = "gross"
+FRACTION: Final = "fraction"
+NET_BY_DISTANCE: Final = "net_by_distance"
+GROSS_BY_DISTANCE: Final = "gross_by_distance"
+SOURCES_BY_DISTANCE: Final = "sources_by_distance"
+
+
+def receipt_summary(receipts: xr.Dataset | Sequence[xr.Dataset], *, reader: str = "fwl") -> xr.Dataset:
+    """What some receipts say together.
+
+    Parameters
+    ----------
+    receipts : Dataset or sequence of Dataset
+        Receipts, with all their sources; or a trace from `add_receipts`, which holds the strongest only.
+    reader : str
+        Whose receipts of a trace.
+
+    Returns
+    -------
+    Dataset
+        ``net``, ``gross`` (kind), nats: sums of the shares, and of their sizes, from sources that are the same token,
+        that differ from it only in case or in the space around (the same word), and others. Where an update learned
+        from several tokens (dynamic evaluation), the nearest of the three that any of them is. ``fraction`` (kind):
+        of the net sum; of "same token" it is what exact repeats pay, against the rest.
+        ``net_by_distance``, ``gross_by_distance``, ``sources_by_distance`` (distance): in bins from a power of two
+        up to, not including, the next; tokens from source to target.
+        Attributes: ``receipts`` (how many), ``gain``, ``net``, ``gross`` (sums, nats), ``worst_residual`` (nats), and
+        ``unlisted``, the part of the gain that the sources at hand do not hold (residuals, and in a trace all but the
+        strongest).
+
+    Raises
+    ------
+    ValueError
+        There is no receipt.
+    """
+    if isinstance(receipts, xr.Dataset) and schema.TOKEN_ID in receipts.variables:
+        kinds, distances, shares, facts = _of_trace(receipts, reader)
+    else:
+        kinds, distances, shares, facts = _of_receipts([receipts] if isinstance(receipts, xr.Dataset) else receipts)
+    net, gross = float(shares.sum()), float(np.abs(shares).sum())
+    by_kind, by_kind_gross = (np.bincount(kinds, w, len(KINDS)) for w in (shares, np.abs(shares)))
+    bins = np.log2(distances).astype(np.int64)
+    held = np.arange(bins.max(initial=-1) + 1)
+    nats = {schema.UNITS: schema.NAT}
+    return xr.Dataset(
+        {
+            NET: (KIND, by_kind, nats),
+            GROSS: (KIND, by_kind_gross, nats),
+            FRACTION: (KIND, by_kind / net if net else np.full(len(KINDS), np.nan), {schema.UNITS: schema.ONE}),
+            NET_BY_DISTANCE: (DISTANCE, np.bincount(bins, shares, len(held)), nats),
+            GROSS_BY_DISTANCE: (DISTANCE, np.bincount(bins, np.abs(shares), len(held)), nats),
+            SOURCES_BY_DISTANCE: (DISTANCE, np.bincount(bins, minlength=len(held))),
+        },
+        {KIND: schema.text_array(KINDS), DISTANCE: (DISTANCE, 2**held, {schema.UNITS: schema.TOKENS})},
+        facts | {"net": net, "gross": gross, "unlisted": facts["gain"] - net},
+    )
+
+
+def source_kinds(trace: xr.Dataset, token: int, sources: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Index in KINDS of each source (n,): the nearest that any of its `lengths` (n,) tokens, the last named, is."""
+    if not len(sources):
+        return np.zeros(0, dtype=np.int64)
+    first = int((sources - lengths).min()) + 1
+    part = trace.isel({schema.TOKEN: slice(first, token + 1)})
+    ids, texts = part[schema.TOKEN_ID].values, part[schema.TOKEN_TEXT].values.tolist()
+    word = _word(texts[-1])
+    found = np.full(len(ids), KINDS.index("other"))
+    if word:
+        found[[_word(text) == word for text in texts]] = KINDS.index("same word")
+    found[ids == ids[-1]] = KINDS.index("same token")
+    ends = sources - first + 1
+    return np.array([found[end - n : end].min() for end, n in zip(ends, lengths, strict=True)])
+
+
+def source_lengths(trace: xr.Dataset, reader: str, sources: np.ndarray) -> np.ndarray:
+    """How many tokens each source learned from: one, or a segment of dynamic evaluation."""
+    configuration = json.loads(trace.attrs.get(schema.READERS, "{}")).get(reader, {})
+    return np.full(len(sources), int(configuration.get("segment", 1)))
+
+
+def _word(text: str) -> str:
+    """What stays of a token when space around it and case are left aside, where that is a word."""
+    core = text.strip().casefold()
+    return core if core.isidentifier() else ""
+
+
+def _of_receipts(receipts: Sequence[xr.Dataset]) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, float]]:
+    """Kinds, distances and shares of all sources, and the facts about the receipts."""
+    if not receipts:
+        raise ValueError("there is no receipt; expected some from receipt(), or a trace from add_receipts().")
+    kinds = np.concatenate([one[SOURCE_KIND].values for one in receipts])
+    distances = np.concatenate([one.attrs["token"] - one[SOURCE].values for one in receipts])
+    shares = np.concatenate([one[SHARE].values for one in receipts])
+    gain = sum(float(one.attrs["gain"]) for one in receipts)
+    worst = max(abs(float(one.attrs["residual"])) for one in receipts)
+    return kinds.astype(np.int64), distances, shares, _facts(len(receipts), gain, worst)
+
+
+def _of_trace(trace: xr.Dataset, reader: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, float]]:
+    require_reader(trace, reader)
+    if schema.RECEIPT_SOURCE not in trace or RECEIPT_GAIN not in trace:
+        raise ValueError("the trace holds no receipts; expected one from add_receipts().")
+    rows = trace.sel({schema.READER: reader})
+    tokens = np.flatnonzero(np.isfinite(rows[RECEIPT_GAIN].values))
+    if not len(tokens):
+        raise ValueError(f"the trace holds no receipts of reader {reader!r}; see add_receipts(reader={reader!r}).")
+    kinds, distances, shares = [], [], []
+    for token in tokens.tolist():
+        row = rows.isel({schema.TOKEN: token})
+        there = row[schema.RECEIPT_SOURCE].values >= 0
+        sources = row[schema.RECEIPT_SOURCE].values[there]
+        kinds.append(source_kinds(trace, token, sources, source_lengths(trace, reader, sources)))
+        distances.append(token - sources)
+        shares.append(row[schema.RECEIPT_SHARE].values[there])
+    gains, residuals = (rows[name].values[tokens] for name in (RECEIPT_GAIN, RECEIPT_RESIDUAL))
+    facts = _facts(len(tokens), float(gains.sum()), float(np.abs(residuals).max()))
+    return np.concatenate(kinds), np.concatenate(distances), np.concatenate(shares), facts
+
+
+def _facts(count: int, gain: float, worst: float) -> dict[str, float]:
+    return {"receipts": count, "gain": gain, "worst_residual": worst}
