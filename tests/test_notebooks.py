@@ -1,6 +1,7 @@
 """Notebooks: how they are written, and that each runs from its parameters to what it leaves behind."""
 
 import ast
+import base64
 import dataclasses
 import itertools
 import json
@@ -36,7 +37,14 @@ def _is_parameters(cell: nbformat.NotebookNode) -> bool:
 
 
 def test_all_notebooks_are_found():
-    assert {path.stem for path in NOTEBOOKS} >= {"00_quickstart", "04_compare_readers", "long_document", "train", "tune"}
+    assert {path.stem for path in NOTEBOOKS} >= {
+        "00_quickstart",
+        "01_anatomy_of_an_update",
+        "04_compare_readers",
+        "long_document",
+        "train",
+        "tune",
+    }
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -75,7 +83,9 @@ class TestHowTheyAreWritten:
         assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("path", [FOLDER / "04_compare_readers.ipynb", FOLDER / "train.ipynb"], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [FOLDER / "04_compare_readers.ipynb", FOLDER / "train.ipynb"], ids=lambda path: path.stem
+)
 def test_a_parameter_of_another_type_is_an_error(path):
     with pytest.raises(ValueError, match="parameter 'seed'"):
         check_parameters(path, {"seed": "many"})
@@ -338,3 +348,42 @@ def test_tuning_writes_the_best_rule_into_the_model(texts, model_folder, tmp_pat
     assert (tuned.gradient_statistics is None) == (facts["rule"] == "sgd")
     read = DynamicEvaluationReader(tuned.base).read(ids).nll
     assert float(read.mean()) == pytest.approx(facts["nats"], abs=1e-5)
+
+
+def _drawn(executed: Path, part: str) -> list[dict[str, Any]]:
+    """What the figure of the one cell whose source holds `part` is made of."""
+    (cell,) = (cell for cell in _code(executed) if part in cell.source)
+    figures = [output.data["application/vnd.plotly.v1+json"] for output in cell.outputs if "data" in output]
+    assert len(figures) == 1
+    return list(figures[0]["data"])
+
+
+def _numbers(drawn: Any) -> np.ndarray:
+    """Numbers of a figure, however plotly has written them."""
+    if isinstance(drawn, dict):
+        drawn = np.frombuffer(base64.b64decode(drawn["bdata"]), drawn["dtype"])
+    return np.asarray(drawn, dtype=np.float64)
+
+
+def test_an_update_by_hand_is_the_librarys(model_folder, tmp_path):
+    text = "return value + total\n"
+    executed = _run("01_anatomy_of_an_update", tmp_path, model=str(model_folder), text=text, learned=0, later=3)
+    said = _said(executed)
+    assert "by hand, against the static reader" in said and "by hand, against the fwl reader" in said
+    model = load_model(model_folder)
+    read = FastWeightReader(model).read(model.encode(text)[None]).nll[0].numpy()
+    slow, adapted, library = (_numbers(each["y"]) for each in _drawn(executed, "by the library"))
+    np.testing.assert_allclose(library, read, atol=1e-4)
+    np.testing.assert_allclose(adapted, library, atol=1e-5)
+    np.testing.assert_allclose(slow, StaticReader(model).read(model.encode(text)[None]).nll[0].numpy(), atol=1e-4)
+    assert np.abs(slow - adapted).max() > 1e-3
+    np.testing.assert_allclose(_nll(open_trace(tmp_path / "trace.zarr"), "fwl", 0), library)
+    # What the loudest earlier token says: the length of its update of W2 times the query.
+    answers = _numbers(_drawn(executed, "plot_tokens(\n    texts[:later]")[0]["y"])
+    assert len(answers) == 3 and (answers >= 0).all() and answers.max() > 0
+
+
+@pytest.mark.parametrize("given", [{"learned": 3, "later": 2}, {"later": 400}, {"text": "value = total\n" * 30}])
+def test_an_update_is_taken_apart_within_the_first_inner_batch(model_folder, tmp_path, given):
+    with pytest.raises(NotebookFailed, match=r"ValueError: .* expected learned < later < tokens <= 16"):
+        _run("01_anatomy_of_an_update", tmp_path, model=str(model_folder), **given)
