@@ -16,7 +16,7 @@ from .language_model import Encoding, LanguageModel
 from .operated import OperatedFastWeightReader, operate_on_each
 from .readers import DynamicEvaluationReader, Reader
 from .recording import PER_UPDATE, Plan, Recorder
-from .scoring import _attributes, _read_all, _scores, _skeleton, make_readers
+from .scoring import attributes, make_readers, make_skeleton, read_all, score_arrays
 from .surgery import Surgery
 from .writing import Array, TraceWriter
 
@@ -86,17 +86,17 @@ def replay(
     carry = trace.attrs.get(schema.CARRY) == "true"
     plan = None if record is None else Plan.of(record, {name: operated}, lengths, carry=carry)
     rows: dict[str, Reader] = dict.fromkeys([*old, name], operated)
-    skeleton = _skeleton(documents, encodings, rows, plan)
+    skeleton = make_skeleton(documents, encodings, rows, plan)
     configurations = json.loads(trace.attrs[schema.READERS]) | {name: operated.configuration()}
-    skeleton.attrs |= _attributes(model, documents, {name: operated}, carry, None)
+    skeleton.attrs |= attributes(model, documents, {name: operated}, carry, None)
     same = (schema.MAX_TOKENS, schema.CORPUS_HASH)  # the documents' whole texts may have been longer
     skeleton.attrs |= {key: trace.attrs[key] for key in same if key in trace.attrs}
     skeleton.attrs[schema.READERS] = json.dumps(configurations)
-    arrays = _scores(len(rows), sum(lengths)) | ({} if plan is None else plan.arrays())
+    arrays = score_arrays(len(rows), sum(lengths)) | ({} if plan is None else plan.arrays())
     writer = _Below(skeleton, _of_all(arrays, len(rows)), path, len(old))
     with writer:
         _copy(trace, reader, writer, plan)
-        _read_all({name: operated}, encodings, plan, writer, carry=carry, progress=progress)
+        read_all({name: operated}, encodings, plan, writer, carry=carry, progress=progress)
     return schema.validate(writer.trace())
 
 

@@ -97,15 +97,15 @@ def score(
     for reader in readers.values():
         reader.reset()
     plan = None if record is None else Plan.of(record, readers, np.diff(starts).tolist(), carry=carry)
-    skeleton = _skeleton(documents, encodings, readers, plan)
-    skeleton.attrs |= _attributes(model, documents, readers, carry, max_tokens)
-    arrays = _scores(len(readers), int(starts[-1])) | ({} if plan is None else plan.arrays())
+    skeleton = make_skeleton(documents, encodings, readers, plan)
+    skeleton.attrs |= attributes(model, documents, readers, carry, max_tokens)
+    arrays = score_arrays(len(readers), int(starts[-1])) | ({} if plan is None else plan.arrays())
     with TraceWriter(skeleton, arrays, path) as writer:
-        _read_all(readers, encodings, plan, writer, carry=carry, progress=progress)
+        read_all(readers, encodings, plan, writer, carry=carry, progress=progress)
     return schema.validate(writer.trace())
 
 
-def _read_all(
+def read_all(
     readers: Mapping[str, Reader],
     encodings: Sequence[Encoding],
     plan: Plan | None,
@@ -173,14 +173,14 @@ def read_on(reader: Reader, ids: Tensor, out: np.ndarray, bar: tqdm) -> float:
     return time.perf_counter() - began
 
 
-def _scores(readers: int, tokens: int) -> dict[str, Array]:
+def score_arrays(readers: int, tokens: int) -> dict[str, Array]:
     """What is written of every reading, recorded or not."""
     each = {schema.READER: readers}
     costs = (schema.SECONDS, schema.PEAK_BYTES, schema.FLOPS_PER_TOKEN)
     return {schema.NLL: Array(each | {schema.TOKEN: tokens}, "float64")} | {n: Array(each, "float64") for n in costs}
 
 
-def _skeleton(
+def make_skeleton(
     documents: Sequence[Document], encodings: Sequence[Encoding], readers: Mapping[str, Reader], plan: Plan | None
 ) -> xr.Dataset:
     lengths = [len(encoding.ids) for encoding in encodings]
@@ -202,7 +202,7 @@ def _skeleton(
     return schema.with_units(xr.Dataset(coords=coords, attrs=factored))
 
 
-def _attributes(
+def attributes(
     model: LanguageModel,
     documents: Sequence[Document],
     readers: Mapping[str, Reader],

@@ -16,7 +16,17 @@ import torch
 import xarray as xr
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from fwl_lab import Document, LanguageModel, UpdateRule, attach_fast_weights, load_model, new_model, open_trace, train
+from fwl_lab import (
+    Document,
+    LanguageModel,
+    UpdateRule,
+    attach_fast_weights,
+    certificates,
+    load_model,
+    new_model,
+    open_trace,
+    train,
+)
 from fwl_lab.from_scratch import train_tokenizer
 from fwl_lab.loading import read_tensors
 from fwl_lab.readers import DynamicEvaluationReader, FastWeightReader, StaticReader
@@ -174,7 +184,7 @@ def test_quickstart_shows_no_update_of_a_text_too_short_for_one(texts, model_fol
     source = {"model": str(model_folder), "path": str(texts), "document": "short.txt", "corpus": "text"}
     executed = _run("00_quickstart", tmp_path, **source, readers=readers)
     assert "short.txt" in _said(executed)
-    assert "drift" not in open_trace(tmp_path / "trace.zarr")
+    assert open_trace(tmp_path / "trace.zarr").sizes["update"] == 0
     (cell,) = (cell for cell in _code(executed) if "plot_fast_weight_norms" in cell.source)
     assert cell.outputs == []
 
@@ -306,12 +316,16 @@ def test_a_run_started_again_goes_on_from_its_checkpoint(texts, model_folder, tm
 def test_evaluation_keeps_every_figure_of_its_tables(texts, model_folder, tmp_path):
     executed = _run(
         "04_compare_readers", tmp_path, model=str(model_folder), corpus="text", path=str(texts),
-        documents=10, max_tokens=700, table_tokens=300,
+        documents=10, max_tokens=700, table_tokens=300, certified=96,
     )  # fmt: skip
     assert "21 documents; 1 with fewer than 256 tokens left out; 10 read" in _said(executed)
     trace = open_trace(tmp_path / "trace.zarr").load()
     summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
-    names = ["base", "static", "neural_cache", "dynamic_evaluation", "fwl", "slow_control"]
+    names = ["base", "static", "neural_cache", "dynamic_evaluation", "fwl", "more_context", "slow_control"]
+    parts = summary["wrong_document"]
+    assert parts["gain"]["micro"]["mean"] - parts["generic"]["micro"]["mean"] == pytest.approx(
+        parts["net"]["micro"]["mean"]
+    )
     assert list(summary["readers"]) == trace.reader.values.tolist() == names
     # The control that lies beside the block is here the block itself, so it reads as "static" does.
     np.testing.assert_array_equal(trace.nll.sel(reader="slow_control"), trace.nll.sel(reader="static"))
@@ -329,6 +343,9 @@ def test_evaluation_keeps_every_figure_of_its_tables(texts, model_folder, tmp_pa
     ratio = summary["readers"]["fwl"]["time_over_dynamic_evaluation"]
     assert ratio == pytest.approx(seconds["fwl"] / seconds["dynamic_evaluation"])
     assert summary["provenance"]["corpus_hash"] == trace.attrs["corpus_hash"]
+    assert all(certificate.passed for certificate in certificates(trace).values()) and len(certificates(trace)) == 7
+    kinds = summary["breakdowns"]
+    assert all(sum(row["tokens"] for row in kinds[kind]) == trace.sizes["token"] for kind in kinds)
 
 
 @pytest.mark.slow
