@@ -90,15 +90,12 @@ class ModelPaths:
         place, last = token - self.first, (token - self.first) // self.segment
         total: dict[int, Weights] = {}  # ∫ ∂L/∂θ_q dα
         for alpha, weight in zip(*gauss_legendre(nodes), strict=True):
-            for q, gradients in self._gradients(place, float(alpha)).items():
-                for name, gradient in gradients.items():
-                    kept = total.setdefault(q, {})
-                    kept[name] = kept[name].add_(gradient, alpha=weight) if name in kept else gradient * weight
+            self._add_gradients(place, float(alpha), float(weight), total)
         found = {name: np.zeros(last) for name in self.slow_weights}
         along: Weights = {}  # the sum over all segments after update j
         for j in reversed(range(last)):
-            for name, gradient in total.get(j + 1, {}).items():
-                along[name] = along[name] + gradient if name in along else gradient
+            for name, gradient in total.pop(j + 1, {}).items():
+                along[name] = along[name].add_(gradient) if name in along else gradient
             for name, gradient in along.items():
                 step = self.deltas[j + 1][name] - self.deltas[j][name]
                 found[name][j] = -float(torch.dot(gradient.flatten(), step.flatten()))
@@ -144,25 +141,21 @@ class ModelPaths:
 
         return weights
 
-    def _gradients(self, place: int, alpha: float) -> dict[int, Weights]:
-        """∂L/∂θ_q at α, of every segment within reach."""
+    def _add_gradients(self, place: int, alpha: float, weight: float, total: dict[int, Weights]) -> None:
+        """Add weight · ∂L/∂θ_q at α to `total`, for every segment q within reach."""
         leaves: dict[int, Weights] = {}
 
         def weights(q: int) -> Weights:
             if q not in leaves:
                 own = {n: (slow + alpha * self.deltas[q][n]).requires_grad_() for n, slow in self.slow_weights.items()}
+                into = total.setdefault(q, {n: torch.zeros_like(slow) for n, slow in self.slow_weights.items()})
+                for name, leaf in own.items():
+                    leaf.grad = into[name]  # to which autograd adds in place: gradients are never there twice
                 leaves[q] = own
             return leaves[q]
 
         with torch.enable_grad():
-            nll = self._nll(place, weights)
-        names = [(q, name) for q, own in leaves.items() for name in own]
-        gradients = torch.autograd.grad(nll, [leaves[q][n] for q, n in names], allow_unused=True)
-        found: dict[int, Weights] = {}
-        for (q, name), gradient in zip(names, gradients, strict=True):
-            if gradient is not None:
-                found.setdefault(q, {})[name] = gradient
-        return found
+            (weight * self._nll(place, weights)).backward()
 
     def _nll(self, place: int, weights: Callable[[int], Weights]) -> Tensor:
         """NLL () of the token at a position, each segment q processed with `weights(q)`."""

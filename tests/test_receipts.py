@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,13 @@ RULES = {
 SCALE = 0.003  # of the steps: gains of some tenths of a nat, as a trained model's
 
 
+@pytest.fixture(autouse=True)
+def _no_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a reading costs takes longer to measure than these readings take."""
+    monkeypatch.setattr("fwl_lab.scoring.cost_of_reading", lambda reader, ids: (1.0, None))
+
+
+@lru_cache  # nothing changes a model
 def make(rule: str, family: str = "mistral") -> LanguageModel:
     return fill_block(attach_fast_weights(make_text_model(family, torch.float64), 6, RULES[rule]), scale=SCALE)
 
@@ -59,6 +67,11 @@ def read(model: LanguageModel, documents: Sequence[Document] = DOCUMENTS[:2], **
     readers = {"static": StaticReader(model), "fwl": FastWeightReader(model)}
     record = settings.pop("record", Recorder(top=0))
     return score(model, documents, readers, record, progress=False, **settings)
+
+
+@lru_cache
+def with_factors(rule: str, family: str = "mistral") -> xr.Dataset:
+    return read(make(rule, family))
 
 
 def hidden_and_ids(model: LanguageModel, document: Document) -> tuple[Tensor, Tensor]:
@@ -136,7 +149,7 @@ class Literal:
 )  # fmt: skip
 def test_shares_sum_to_the_gain(rule: str, family: str, factors: bool) -> None:
     model = make(rule, family)
-    trace = read(model, record=Recorder(factors=factors, top=0))
+    trace = with_factors(rule, family) if factors else read(model, record=Recorder(factors=False, top=0))
     acts = bool((trace["retention"].sel(reader="fwl") < 1).any())
     assert acts == (rule in ("cap", "decay", "learned"))
     tokens = range(0, trace.sizes["token"], 17)
@@ -159,7 +172,7 @@ def test_shares_sum_to_the_gain(rule: str, family: str, factors: bool) -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_each_share_is_that_of_the_oracle(rule: str) -> None:
     model, target = make(rule), 26
-    trace = read(model, DOCUMENTS[:1])
+    trace = with_factors(rule)
     literal = Literal(model, DOCUMENTS[0], target)
     found = receipt(model, trace, target, nodes=40, leave_one_out=5)
     assert tuple(found["parameter"].values) == literal.fast
@@ -182,7 +195,7 @@ def test_a_replay_is_a_reading_in_which_the_source_taught_nothing(
     monkeypatch.setattr("fwl_lab.block_paths.CALL", 9)  # replays that begin in the document's middle
     model, target = make(rule, family), 33
     assert model.block is not None
-    trace = read(model, DOCUMENTS[:1])
+    trace = with_factors(rule, family)
     found = receipt(model, trace, target, leave_one_out=3)
     hidden, ids = hidden_and_ids(model, DOCUMENTS[0])
     for source in np.flatnonzero(np.isfinite(found["replay"].values)).tolist():
@@ -330,8 +343,7 @@ def test_dynamic_evaluation_is_not_followed_across_documents() -> None:
 
 
 def test_nothing_was_learned_before_the_first_token() -> None:
-    model = make("four")
-    trace = read(model)
+    model, trace = make("four"), with_factors("four")
     second = len(model.encode(DOCUMENTS[0].text))
     for token in (0, second):
         one = receipt(model, trace, token)
@@ -380,8 +392,7 @@ def test_mistakes_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_trace_keeps_the_strongest(tmp_path: Path) -> None:
-    model = make("cap")
-    trace = read(model)
+    model, trace = make("cap"), with_factors("cap")
     tokens = [40, 0, 25]
     held = add_receipts(add_receipts(trace, model, [12], top=3), model, tokens, top=5)
     again = open_trace(save_trace(validate(held), tmp_path / "t"))
