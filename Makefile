@@ -16,7 +16,7 @@ unexport JUPYTER_PATH
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo lab evaluate wikitext long train tune bench test test-slow check format clean
+.PHONY: help demo lab evaluate wikitext evidence long train tune bench test test-slow check format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -33,6 +33,11 @@ evaluate: $(STAMP)  ## the README's figures, on the test split; a report in runs
 wikitext: $(STAMP)  ## the same figures on WikiText articles: make wikitext WIKITEXT=path/to/wiki.valid.tokens
 	@test -n "$(WIKITEXT)" || { echo 'error: which articles? make wikitext WIKITEXT=path/to/wiki.valid.tokens' >&2; exit 1; }
 	$(REPORT) notebooks/04_compare_readers.ipynb runs/wikitext -p corpus wikitext -p path "$(WIKITEXT)" $(MANY) $(EVALUATE)
+
+evidence: $(STAMP)  ## one update by hand, Δθ over a document, receipts and surgery; reports in runs/
+	$(REPORT) notebooks/01_anatomy_of_an_update.ipynb runs/anatomy
+	$(REPORT) notebooks/02_read_a_document.ipynb runs/document
+	$(REPORT) notebooks/03_receipts_and_surgery.ipynb runs/receipts
 
 long: $(STAMP)  ## one document of a million tokens: gain, time and memory; a report in runs/long_document (LONG="-p path my_texts", RUN=another/folder)
 	$(REPORT) notebooks/long_document.ipynb $(or $(RUN),runs/long_document) $(LONG)

@@ -75,6 +75,9 @@ LABEL_RANK = "label_rank"
 RECEIPT_SOURCE = "receipt_source"
 RECEIPT_SHARE = "receipt_share"
 RECEIPT_LEAVE_ONE_OUT = "receipt_leave_one_out"
+RECEIPT_GAIN = "receipt_gain"
+RECEIPT_GROSS = "receipt_gross"
+RECEIPT_RESIDUAL = "receipt_residual"
 SECONDS = "seconds"
 PEAK_BYTES = "peak_bytes"
 FLOPS_PER_TOKEN = "flops_per_token"
@@ -146,6 +149,9 @@ FIELDS: dict[str, Field] = {
     RECEIPT_SOURCE: Field((READER, TOKEN, RANK), "iu"),
     RECEIPT_SHARE: Field((READER, TOKEN, RANK), "f", NAT),
     RECEIPT_LEAVE_ONE_OUT: Field((READER, TOKEN, RANK), "f", NAT),
+    RECEIPT_GAIN: Field((READER, TOKEN), "f", NAT),
+    RECEIPT_GROSS: Field((READER, TOKEN), "f", NAT),
+    RECEIPT_RESIDUAL: Field((READER, TOKEN), "f", NAT),
     SECONDS: Field((READER,), "f", SECOND),
     PEAK_BYTES: Field((READER,), "iuf", BYTE),
     FLOPS_PER_TOKEN: Field((READER,), "iuf", FLOP),

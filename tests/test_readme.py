@@ -29,7 +29,7 @@ def test_the_python_examples_run(tmp_path, monkeypatch, capsys):
     model = fill_block(attach_fast_weights(make_text_model(), size=4, rule=UpdateRule(inner_batch=8)))
     model.provenance = {"name": "small", "dynamic_evaluation": {"rule": "sgd", "lr": 0.01}}
     model.save("model")
-    first, writing, second = _blocks("python")
+    first, writing, evidence, second = _blocks("python")
     assert len([line for line in first.splitlines() if line.strip()]) <= 10
     names: dict = {}
     exec(first.replace('"bundled"', '"model"'), names)
@@ -42,6 +42,13 @@ def test_the_python_examples_run(tmp_path, monkeypatch, capsys):
     assert f"{float(np.mean(trace.nll.sel(reader='fwl')))} small {trace.attrs['corpus_hash']}" in said
     exec(writing, names)
     assert capsys.readouterr().out.rstrip("\n").endswith(names["written"].text.rstrip("\n"))
+    exec(evidence, names)
+    recorded, paid = names["recorded"], names["paid"]
+    slow, fast = (float(recorded.nll.sel(reader=reader)[40]) for reader in ("static", "fwl"))
+    assert float(paid.share.sum()) == pytest.approx(slow - fast, abs=1e-4)
+    replayed = names["without"].nll.values
+    assert (replayed[-1, :13] == recorded.nll.sel(reader="fwl").values[:13]).all() and (replayed[-1] != replayed[2]).any()
+    assert "certified" in capsys.readouterr().out
     other = fwl_lab.FastWeightReader(names["model"])
     other.load("reader.safetensors")
     assert torch.equal(other.next_log_probs(), names["reader"].next_log_probs())
