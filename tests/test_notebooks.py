@@ -50,6 +50,7 @@ def test_all_notebooks_are_found():
     assert {path.stem for path in NOTEBOOKS} >= {
         "00_quickstart",
         "01_anatomy_of_an_update",
+        "02_read_a_document",
         "04_compare_readers",
         "long_document",
         "train",
@@ -404,3 +405,51 @@ def test_an_update_by_hand_is_the_librarys(model_folder, tmp_path):
 def test_an_update_is_taken_apart_within_the_first_inner_batch(model_folder, tmp_path, given):
     with pytest.raises(NotebookFailed, match=r"ValueError: .* expected learned < later < tokens <= 16"):
         _run("01_anatomy_of_an_update", tmp_path, model=str(model_folder), **given)
+
+
+@pytest.mark.parametrize("parameter", ["W2", pytest.param("W1", marks=pytest.mark.slow)])
+def test_what_a_document_makes_of_the_weights(texts, model_folder, tmp_path, parameter):
+    options = {"document": str(texts / "04.txt"), "max_tokens": 150, "parameter": parameter}
+    executed = _run("02_read_a_document", tmp_path, model=str(model_folder), **options)
+    said = _said(executed)
+    trace = open_trace(tmp_path / "trace.zarr").load()
+    model = load_model(model_folder)
+    reader = FastWeightReader(model)
+    read = reader.read(_ids(model, texts / "04.txt", 150))
+    np.testing.assert_allclose(_nll(trace, "fwl", 0), read.nll[0].numpy(), atol=1e-5)
+    base, fwl = (float(trace.nll.sel(reader=name).mean()) for name in ("base", "fwl"))
+    assert f"{base:.3f} nats a token by the base" in said and f"{fwl:.3f} with learning" in said
+    # Nine inner batches of 16 tokens are complete; the spectrum is that of the reader's own weights after them.
+    values = _drawn(executed, "plot_spectrum")
+    assert list(_numbers(values[0]["x"])) == list(range(16, 145, 16))
+    reader = FastWeightReader(model)
+    reader.read(_ids(model, texts / "04.txt", 144))
+    expected = torch.linalg.svdvals(reader.fast_weights()[parameter][0])
+    ends = [_numbers(line["y"])[-1] for line in values[:16]]
+    np.testing.assert_allclose(ends, expected[:16].detach().numpy(), rtol=1e-3, atol=1e-6)
+    drift = {line["name"]: _numbers(line["y"])[-1] for line in _drawn(executed, "plot_relative_drift")[:-1]}
+    slow = reader.slow_weights()[parameter]
+    assert drift[parameter] == pytest.approx(float(reader.fast_weights()[parameter].norm() / slow.norm()), rel=1e-4)
+
+
+def test_a_document_is_shown_as_text_whatever_it_spells(model_folder, tmp_path):
+    (tmp_path / "markup.txt").write_text("<script>alert(1)</script> & <b>\n" * 12, encoding="utf-8")
+    source = {"model": str(model_folder), "document": str(tmp_path / "markup.txt")}
+    executed = _run("02_read_a_document", tmp_path / "out", **source, max_tokens=100)
+    (cell,) = (cell for cell in _code(executed) if "times median" in cell.source)
+    (table,) = (output.data["text/html"] for output in cell.outputs if "data" in output)
+    assert "&lt;" in table and "<script" not in table
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"parameter": "b1"}, "expected a matrix of the block, 'W1' or 'W2'"),
+        ({"document": "no_such.py"}, "'no_such.py' is no file and not in 'validation'"),
+        ({"max_tokens": 20}, "20 tokens to read; expected 64 or more"),
+    ],
+)
+def test_a_document_that_cannot_be_looked_into_is_refused(model_folder, tmp_path, given, message):
+    with pytest.raises(NotebookFailed, match=f"ValueError: .*{message}"):
+        _run("02_read_a_document", tmp_path, model=str(model_folder), **given)
+    assert not (tmp_path / "trace.zarr").exists()

@@ -15,8 +15,9 @@ from plotly.subplots import make_subplots
 from fwl_lab import analysis
 from fwl_lab.matrices import relative_drift
 from fwl_lab.spectra import ANGLE, AT, EFFECTIVE_RANK, INDEX, SIDE, SINGULAR_VALUE, STABLE_RANK
-from fwl_lab.trace import BASE, DOCUMENT, NAT, PARAMETER, POSITION, READER, TOKENS, UPDATE, UPDATE_TOKEN
+from fwl_lab.trace import BASE, DOCUMENT, PARAMETER, POSITION, READER, TOKENS, UPDATE, UPDATE_TOKEN
 from widgets import theme
+from widgets.drawing import PER_TOKEN, name_of, thin
 
 MOST: Final = 256  # cells along either side of a picture of a matrix
 NOTHING: Final = "#fbfbfa"  # middle of the diverging scale
@@ -58,7 +59,7 @@ def plot_candidates(
     ticks = {"tickvals": places, "ticktext": names, "tickfont": {"family": "monospace"}}
     figure.update_yaxes(autorange="reversed", showgrid=False, unifiedhovertitle_text=" ", **ticks)
     figure.update_xaxes(title_text="probability", tickformat=".0%", showgrid=True, rangemode="tozero")
-    return _finish(figure, title, "★ the token that came").update_layout(
+    return _finish(figure, html.escape(title, quote=False), "★ the token that came").update_layout(
         hovermode="y unified", height=150 + 30 * len(texts), showlegend=len(probabilities) > 1
     )
 
@@ -119,7 +120,7 @@ def plot_tokens(
     ticks = {"tickvals": places, "ticktext": [_shown(text) for text in texts], "tickangle": -60}
     figure.update_xaxes(**ticks, tickfont={"family": "monospace", "size": 11}, range=[-0.6, len(texts) - 0.4])
     figure.update_yaxes(title_text=y_title)
-    return _finish(figure, title, subtitle).update_layout(
+    return _finish(figure, html.escape(title, quote=False), html.escape(subtitle, quote=False)).update_layout(
         showlegend=len(bars) > 1, margin={"b": 90}, scattermode="group"
     )
 
@@ -143,14 +144,15 @@ def plot_relative_drift(
     gain = analysis.gain(trace, baseline).sel({READER: reader}).values[trace[DOCUMENT].values == document]
     size = min(window, len(gain))
     mean = np.convolve(gain, np.full(size, 1 / size), mode="valid")
-    picked = np.unique(np.linspace(0, len(mean) - 1, min(len(mean), 1000)).astype(int))
+    picked = thin(len(mean))
     shown: dict[str, Any] = {"name": "gain", "line": {"color": theme.COLOURS["fwl"], "width": 2.5}, "showlegend": False}
     figure.add_scatter(x=picked + size, y=mean[picked], hovertemplate="%{y:+.3f} nat", row=2, col=1, **shown)
     figure.add_hline(y=0, line={"color": theme.ZERO, "width": 1}, layer="below", row=2)
     figure.update_xaxes(tickformat=",d", rangemode="tozero").update_xaxes(title_text=_READ, row=2)
     figure.update_yaxes(title_text="‖Δθ‖ / ‖θ₀‖", type="log", dtick=1, tickformat="~g", row=1)
-    figure.update_yaxes(title_text=f"gain [{NAT} / {TOKENS}]", row=2)
-    subtitle = f"{theme.label(reader)}; below, its gain over {theme.label(baseline)}, mean of the last {size} tokens"
+    figure.update_yaxes(title_text=f"gain [{PER_TOKEN}]", row=2)
+    below = f"below, its gain over {theme.label(baseline)}, mean of the last {size} tokens"
+    subtitle = f"{theme.label(reader)} reading {name_of(trace, document)}; {below}"
     return _finish(figure, "How far the weights have moved", subtitle).update_layout(height=600)
 
 
@@ -228,7 +230,9 @@ def plot_angles(angles: xr.DataArray, chance: xr.DataArray) -> go.Figure:
     figure.update_yaxes(range=[0, 92], dtick=30).update_yaxes(title_text=f"{ANGLE} [°]", col=1)
     figure.update_xaxes(title_text=_READ, tickformat=",d", rangemode="tozero")
     subtitle = "small: along the strongest slow directions; 90°: orthogonal to them; dotted: a random matrix"
-    return _finish(figure, f"Between the {count} leading directions of Δθ and of θ₀", subtitle)
+    _finish(figure, f"Between the {count} leading directions of Δθ and of θ₀", subtitle)
+    # Titles of the two sides stand where the legend would.
+    return figure.update_layout(legend={"y": -0.24, "yanchor": "top"}, margin={"b": 96})
 
 
 def _ordinal(index: int) -> str:
