@@ -401,6 +401,7 @@ def test_an_update_by_hand_is_the_librarys(model_folder, tmp_path):
     assert len(answers) == 3 and (answers >= 0).all() and answers.max() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [{"learned": 3, "later": 2}, {"later": 400}, {"text": "value = total\n" * 30}])
 def test_an_update_is_taken_apart_within_the_first_inner_batch(model_folder, tmp_path, given):
     with pytest.raises(NotebookFailed, match=r"ValueError: .* expected learned < later < tokens <= 16"):
@@ -432,6 +433,7 @@ def test_what_a_document_makes_of_the_weights(texts, model_folder, tmp_path, par
     assert drift[parameter] == pytest.approx(float(reader.fast_weights()[parameter].norm() / slow.norm()), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_document_is_shown_as_text_whatever_it_spells(model_folder, tmp_path):
     (tmp_path / "markup.txt").write_text("<script>alert(1)</script> & <b>\n" * 12, encoding="utf-8")
     source = {"model": str(model_folder), "document": str(tmp_path / "markup.txt")}
@@ -441,6 +443,7 @@ def test_a_document_is_shown_as_text_whatever_it_spells(model_folder, tmp_path):
     assert "&lt;" in table and "<script" not in table
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "message"),
     [
