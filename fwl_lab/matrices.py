@@ -30,7 +30,8 @@ def fast_weight(trace: xr.Dataset, reader: str, parameter: str, token: int) -> x
 
     Returns
     -------
-    DataArray (row,) or (row, col), float32, in the parameter's own unit
+    DataArray (row,) or (row, col), float32, in the parameter's own unit. Of a snapshot of low rank the attribute
+    "left_out" is the norm of what it lacks, relative to that of Δθ.
 
     Raises
     ------
@@ -48,6 +49,8 @@ def fast_weight(trace: xr.Dataset, reader: str, parameter: str, token: int) -> x
         values = _from_snapshots(trace, reader, parameter, token, start)
     dims = [schema.row_dim(parameter), schema.col_dim(parameter)][: values.ndim]
     attrs = {schema.UNITS: schema.ONE, "reader": reader, "parameter": parameter, "token": token}
+    if values.ndim == 2 and schema.left_name(parameter) in trace and trace.attrs.get(schema.FACTORED) != reader:
+        attrs["left_out"] = _left_out(trace, reader, parameter, token, values)
     return xr.DataArray(values, dims=dims, name=schema.fast_weight_name(parameter), attrs=attrs)
 
 
@@ -134,7 +137,8 @@ def _from_snapshots(trace: xr.Dataset, reader: str, parameter: str, token: int, 
     every = _every(trace, reader)
     advice = f"Record with Recorder(factors=True) (fast-weight readers) or Recorder(snapshots_every={every})."
     name = schema.fast_weight_name(parameter)
-    if name not in trace or schema.ANCHORED not in trace:
+    low = schema.left_name(parameter), schema.right_name(parameter)
+    if not {name, *low} & set(trace.variables) or schema.ANCHORED not in trace:
         raise ValueError(f"Δθ of {parameter} of reader {reader!r} was not recorded. {advice}")
     rows = trace.sel({schema.READER: reader})
     grid, kept = trace[schema.UPDATE_TOKEN].values, rows[schema.ANCHORED].values
@@ -142,13 +146,27 @@ def _from_snapshots(trace: xr.Dataset, reader: str, parameter: str, token: int, 
         raise ValueError(f"Δθ of reader {reader!r} was not recorded. {advice}")
     moved = rows[schema.UPDATE_NORM].sel({schema.PARAMETER: parameter}).values > 0
     before = np.flatnonzero((grid >= start) & (grid < token) & (moved | kept))
+    sides = [trace.sizes[dim] for dim in (schema.row_dim(parameter), schema.col_dim(parameter)) if dim in trace.sizes]
     if not len(before):
-        return np.zeros(rows[name].shape[1:], dtype=np.float32)
+        return np.zeros(sides, dtype=np.float32)
     if not kept[before[-1]]:
         held = grid[kept]
         near = int(held[np.abs(held - token).argmin()]) + 1
         raise ValueError(f"Δθ of reader {reader!r} at token {token} was not kept; the nearest is at {near}. {advice}")
-    return np.asarray(rows[name].isel({schema.UPDATE: int(before[-1])}).values)
+    at = {schema.UPDATE: int(before[-1])}
+    whole = rows[name].isel(at).values if name in trace else np.full(sides, np.nan, dtype=np.float32)
+    if low[0] in trace and np.isnan(whole).all():
+        whole = rows[low[0]].isel(at).values @ rows[low[1]].isel(at).values
+    return np.asarray(whole)
+
+
+def _left_out(trace: xr.Dataset, reader: str, parameter: str, token: int, values: np.ndarray) -> float:
+    """‖Δθ − its low rank‖ / ‖Δθ‖, from the norm recorded of the whole: what is kept is orthogonal to it."""
+    before = np.flatnonzero(trace[schema.UPDATE_TOKEN].values < token)
+    drift = trace[schema.DRIFT].sel({schema.READER: reader, schema.PARAMETER: parameter}).values[before[-1:]]
+    if not drift.size or not drift[0]:
+        return 0.0
+    return float(np.sqrt(max(0.0, 1.0 - (np.linalg.norm(values.astype(np.float64)) / drift[0]) ** 2)))
 
 
 def _every(trace: xr.Dataset, reader: str) -> int:

@@ -17,8 +17,8 @@ from .fast_weights import FastWeightBlock, FastWeightState
 from .observing import Deltas, Observer, Observers
 from .readers import DynamicEvaluationReader, FastWeightReader, Reader
 from .readers.copies import DocumentState
-from .recording import Recording
 from .surgery import Surgery
+from .watching import Recording
 
 
 def operate(reader: Reader, surgery: Surgery) -> Reader:

@@ -18,7 +18,8 @@ from .costs import cost_of_reading
 from .language_model import Encoding, LanguageModel
 from .provenance import provenance
 from .readers import DynamicEvaluationReader, FastWeightReader, NeuralCacheReader, Reader, StaticReader
-from .recording import Plan, Recorder, Recording, size_text
+from .recording import Plan, Recorder, size_text
+from .watching import Recording
 from .writing import Array, TraceWriter
 
 CALL = 1024  # tokens between two looks at the progress bar; no score depends on it

@@ -50,6 +50,7 @@ TOP = "top"
 UPDATE = "update"
 PARAMETER = "parameter"
 RANK = "rank"
+DIRECTION = "direction"  # singular directions that a snapshot of low rank keeps
 
 # Coordinates. DOCUMENT names both the index on `token` and the dimension of what exists once a document.
 DOCUMENT = "document"
@@ -183,6 +184,16 @@ def fast_weight_name(parameter: str) -> str:
     return f"fast_weight_{parameter}"
 
 
+def left_name(parameter: str) -> str:
+    """Name of the variable with left singular directions of a matrix' Δθ, times their singular values."""
+    return f"left_{parameter}"
+
+
+def right_name(parameter: str) -> str:
+    """Name of the variable with right singular directions of a matrix' Δθ; left times right is Δθ at low rank."""
+    return f"right_{parameter}"
+
+
 def parameter_fields(trace: xr.Dataset) -> dict[str, Field]:
     """Schema of the variables that exist once per recorded parameter; vectors have rows only."""
     fields = {}
@@ -191,6 +202,8 @@ def parameter_fields(trace: xr.Dataset) -> dict[str, Field]:
         fields[key_name(name)] = Field((TOKEN, *cols), "f", ONE)
         fields[delta_name(name)] = Field((TOKEN, *rows), "f", ONE)
         fields[fast_weight_name(name)] = Field((READER, UPDATE, *rows, *cols), "f", ONE)
+        fields[left_name(name)] = Field((READER, UPDATE, *rows, DIRECTION), "f", ONE)
+        fields[right_name(name)] = Field((READER, UPDATE, DIRECTION, *cols), "f", ONE)
     return fields
 
 

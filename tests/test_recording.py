@@ -117,6 +117,33 @@ def test_alternatives_are_those_the_reader_declares(reader: str) -> None:
         twin.read(ids[None, token : token + 1])
 
 
+def test_a_snapshot_of_low_rank_is_the_nearest_and_says_what_it_leaves_out() -> None:
+    model, document = make(RULES["plain"]), DOCUMENTS[1]
+    readers = {"fwl": FastWeightReader(model), "sgd": READERS["sgd"](model)}
+    whole, low = (
+        score(model, [document], readers, Recorder(snapshots_every=SEGMENT, rank=rank), progress=False)
+        for rank in (None, 2)
+    )
+    token = 3 * SEGMENT
+    for name, slow in readers["sgd"].slow_weights().items():
+        exact, near = (fast_weight(trace, "sgd", name, token) for trace in (whole, low))
+        if slow.ndim == 1:
+            np.testing.assert_array_equal(exact.values, near.values)
+            continue
+        values = np.linalg.svd(exact.values, compute_uv=False)
+        lost = np.linalg.norm(exact.values - near.values)
+        assert lost == pytest.approx(np.linalg.norm(values[2:]), rel=1e-3)
+        assert near.attrs["left_out"] == pytest.approx(lost / np.linalg.norm(values), abs=2e-3)
+    np.testing.assert_array_equal(  # factors are exact whatever the snapshots' rank
+        fast_weight(whole, "fwl", "W2", token).values, fast_weight(low, "fwl", "W2", token).values
+    )
+    sizes = [
+        sum(a.nbytes for a in Plan.of(Recorder(False, SEGMENT, rank), readers, [60], carry=False).arrays().values())
+        for rank in (None, 2)
+    ]
+    assert sizes[1] < sizes[0]
+
+
 def test_recording_changes_no_score_and_keeps_none_of_the_reader() -> None:
     model = make(RULES["cap"])
     readers = {name: READERS[name](model) for name in READERS}
@@ -191,6 +218,7 @@ def test_bad_recorders_are_refused() -> None:
         ({"byte_budget": "much"}, "byte_budget is 'much'; expected a size such as '1 GiB'"),
         ({"byte_budget": "1 KB"}, "byte_budget is '1 KB'"),
         ({"snapshots_every": 0}, "snapshots_every is 0; expected a whole number"),
+        ({"rank": 0}, "rank is 0; expected a whole number of directions"),
         ({"parameters": "W2"}, r"parameters is 'W2'; expected a list of names, such as \['W2'\]"),
         ({"top": -1}, "top is -1; expected a whole number"),
     ]
