@@ -103,7 +103,8 @@ def summary(trace: xr.Dataset, relative_to: str | None = None) -> xr.Dataset:
     if relative_to is not None:
         require_reader(trace, relative_to)
     if SECONDS in trace:
-        seconds = trace[SECONDS].values
+        # A time of 0 was too short to be told from recording.
+        seconds = np.where(trace[SECONDS].values > 0, trace[SECONDS].values, np.nan)
         columns[TOKENS_PER_SECOND] = (tokens / seconds, f"{TOKENS}/{SECOND}")
         reference = relative_to or BASE
         if reference in names:

@@ -23,9 +23,6 @@ HELD: Final = "held"
 REPLAY: Final = "replay"
 
 # Per token, in a trace that holds receipts; NaN where there is none.
-RECEIPT_GAIN: Final = "receipt_gain"
-RECEIPT_GROSS: Final = "receipt_gross"
-RECEIPT_RESIDUAL: Final = "receipt_residual"
 
 KIND: Final = "kind"
 KINDS: Final = ("same token", "same word", "other")
@@ -131,10 +128,10 @@ def _of_receipts(receipts: Sequence[xr.Dataset]) -> tuple[np.ndarray, np.ndarray
 
 def _of_trace(trace: xr.Dataset, reader: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, float]]:
     require_reader(trace, reader)
-    if schema.RECEIPT_SOURCE not in trace or RECEIPT_GAIN not in trace:
+    if schema.RECEIPT_SOURCE not in trace or schema.RECEIPT_GAIN not in trace:
         raise ValueError("the trace holds no receipts; expected one from add_receipts().")
     rows = trace.sel({schema.READER: reader})
-    tokens = np.flatnonzero(np.isfinite(rows[RECEIPT_GAIN].values))
+    tokens = np.flatnonzero(np.isfinite(rows[schema.RECEIPT_GAIN].values))
     if not len(tokens):
         raise ValueError(f"the trace holds no receipts of reader {reader!r}; see add_receipts(reader={reader!r}).")
     kinds, distances, shares = [], [], []
@@ -145,7 +142,7 @@ def _of_trace(trace: xr.Dataset, reader: str) -> tuple[np.ndarray, np.ndarray, n
         kinds.append(source_kinds(trace, token, sources, source_lengths(trace, reader, sources)))
         distances.append(token - sources)
         shares.append(row[schema.RECEIPT_SHARE].values[there])
-    gains, residuals = (rows[name].values[tokens] for name in (RECEIPT_GAIN, RECEIPT_RESIDUAL))
+    gains, residuals = (rows[name].values[tokens] for name in (schema.RECEIPT_GAIN, schema.RECEIPT_RESIDUAL))
     facts = _facts(len(tokens), float(gains.sum()), float(np.abs(residuals).max()))
     return np.concatenate(kinds), np.concatenate(distances), np.concatenate(shares), facts
 

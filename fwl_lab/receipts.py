@@ -25,9 +25,6 @@ from .readers import DynamicEvaluationReader, FastWeightReader, Reader
 from .readers_of_traces import reader_of
 from .receipt_totals import (
     HELD,
-    RECEIPT_GAIN,
-    RECEIPT_GROSS,
-    RECEIPT_RESIDUAL,
     REPLAY,
     SHARE,
     SHARE_BY_PARAMETER,
@@ -38,7 +35,7 @@ from .receipt_totals import (
     source_lengths,
 )
 
-NODES: dict[type[Reader], int] = {FastWeightReader: 16, DynamicEvaluationReader: 8}
+NODES: dict[type[Reader], int] = {FastWeightReader: 16, DynamicEvaluationReader: 12}
 
 
 def receipt(
@@ -68,7 +65,7 @@ def receipt(
     reader : str
         Of the trace: a FastWeightReader or a DynamicEvaluationReader.
     nodes : int, optional
-        Of the Gauss–Legendre rule; None: 16, for dynamic evaluation 8.
+        Of the Gauss–Legendre rule; None: 16, for dynamic evaluation 12.
     leave_one_out : int
         For so many of the largest shares, of either sign, compute ``held`` and ``replay``.
     replay : bool
@@ -161,7 +158,7 @@ def add_receipts(
         for name, (values, none) in ranked.items():
             arrays[name][row, token] = none
             arrays[name][row, token, : len(order)] = values[order]
-        for name in (RECEIPT_GAIN, RECEIPT_GROSS, RECEIPT_RESIDUAL):
+        for name in (schema.RECEIPT_GAIN, schema.RECEIPT_GROSS, schema.RECEIPT_RESIDUAL):
             arrays[name][row, token] = one.attrs[name.removeprefix("receipt_")]
     dims = (schema.READER, schema.TOKEN, schema.RANK)
     nats = {schema.UNITS: schema.NAT}
@@ -260,7 +257,10 @@ def _empty(trace: xr.Dataset, top: int) -> dict[str, np.ndarray]:
         schema.RECEIPT_SOURCE: np.full(shape, -1, dtype=np.int64),
         schema.RECEIPT_SHARE: np.full(shape, np.nan),
         schema.RECEIPT_LEAVE_ONE_OUT: np.full(shape, np.nan),
-    } | {name: np.full(shape[:2], np.nan) for name in (RECEIPT_GAIN, RECEIPT_GROSS, RECEIPT_RESIDUAL)}
+    } | {
+        name: np.full(shape[:2], np.nan)
+        for name in (schema.RECEIPT_GAIN, schema.RECEIPT_GROSS, schema.RECEIPT_RESIDUAL)
+    }
     for name, values in arrays.items():
         if name in trace:
             known = trace[name].values

@@ -135,12 +135,14 @@ def read_all(
                     for row, (name, reader) in enumerate(readers.items()):
                         bar.set_description(name, refresh=False)
                         nll = np.empty(len(ids))
+                        before = recordings[name].seconds if recordings else 0.0
                         seconds[row] += read_on(reader, ids, nll, bar)
+                        if recordings:  # what it took while the reader read
+                            seconds[row] -= recordings[name].seconds - before
                         writer.put(schema.NLL, nll, row, slice(done - len(ids), done))
                         if recordings:
                             recordings[name].flush(done)
-                    recorded = np.array([recordings[name].seconds if recordings else 0.0 for name in readers])
-                    writer.put(schema.SECONDS, np.maximum(seconds - recorded, 0.0), slice(None))
+                    writer.put(schema.SECONDS, np.maximum(seconds, 0.0), slice(None))
                     writer.commit(done, 0 if plan is None else int(np.searchsorted(plan.update_token, done)))
         longest = max(encodings, key=lambda encoding: len(encoding.ids))
         for row, (name, reader) in enumerate(readers.items()):

@@ -18,6 +18,11 @@ TORCH_FREE = [
     "fwl_lab.analysis",
     "fwl_lab.bootstrap",
     "fwl_lab.certificate",
+    "fwl_lab.matrices",
+    "fwl_lab.receipt_totals",
+    "fwl_lab.spectra",
+    "fwl_lab.surgery",
+    "fwl_lab.writing",
     "fwl_lab.testing",
     *(f"widgets.{path.stem}" for path in sorted(Path(widgets.__file__).parent.glob("*.py")) if path.stem != "__init__"),
 ]
