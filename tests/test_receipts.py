@@ -473,11 +473,22 @@ def test_a_segment_is_as_near_as_its_nearest_token() -> None:
 
 
 @pytest.mark.slow
-def test_receipts_of_the_bundled_model_sum_to_its_gains() -> None:
+def test_receipts_of_the_bundled_model_sum_to_its_gains_and_foretell_what_leaving_out_does() -> None:
+    """200 random tokens of four test documents. Seen: residual 6e-6; held 171 of 171, replay 166 of 171."""
     model = load_model("bundled")
-    document = next(d for d in stdlib_corpus("validation") if len(d.text) > 30_000)
+    fitting = [document for document in stdlib_corpus("test") if 15_000 < len(document.text) < 60_000]
+    documents = [fitting[i] for i in np.linspace(0, len(fitting) - 1, 4).round().astype(int)]
     readers = make_readers(model, ["base", "static", "fwl"])
-    trace = score(model, [document], readers, Recorder(top=0), progress=False, max_tokens=2048)
-    tokens = np.random.default_rng(0).choice(2048, 30, replace=False)
-    for one in receipts_of(model, trace, tokens, leave_one_out=0):
-        assert abs(one.attrs["residual"]) <= 1e-3
+    trace = score(model, documents, readers, Recorder(top=0), progress=False, max_tokens=4096)
+    tokens = np.random.default_rng(0).choice(np.flatnonzero(trace["position"].values > 0), 200, replace=False)
+    rows = []
+    for one in receipts_of(model, trace, np.sort(tokens).tolist(), leave_one_out=1):
+        gain = np.subtract(*(float(trace["nll"].sel(reader=r)[one.attrs["token"]]) for r in ("static", "fwl")))
+        assert abs(gain - float(one["share"].sum())) <= 1e-3
+        top = int(np.abs(one["share"].values).argmax())
+        rows.append([float(one[name][top]) for name in ("share", "held", "replay")])
+    shares, held, replayed = np.array(rows).T
+    for left_out, least in ((held, 0.95), (replayed, 0.90)):
+        large = np.maximum(np.abs(shares), np.abs(left_out)) > 0.05
+        assert large.sum() > 100
+        assert (np.sign(shares) == np.sign(left_out))[large].mean() >= least

@@ -16,7 +16,7 @@ EDGES: Final = (analysis.MEAN, analysis.LOW, analysis.HIGH)
 
 
 def breakdown_record(result: xr.Dataset) -> list[dict[str, Any]]:
-    """A breakdown (`analysis.gain_by_…`): per bucket ``label``, ``tokens``, ``documents`` and each reader's ``gain``."""
+    """A breakdown (`analysis.gain_by_…`): per bucket label, tokens, documents and each reader's gain."""
     return [
         {
             "label": str(column[analysis.LABEL].values),
