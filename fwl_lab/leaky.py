@@ -9,9 +9,9 @@ from .readers import FastWeightReader
 class LeakyReader(FastWeightReader):
     """Learns each segment of a call before it scores it: a bug that many evaluation loops have had.
 
-    A segment is as long as an inner batch of the block and begins with the call. Everything else is `FastWeightReader`'s, `next_log_probs` too, so that
-    what it declares of a token before it is read is honest, and the score afterwards is not. :func:`fwl_lab.certify`
-    fails it.
+    A segment is as long as an inner batch of the block and begins with the call. Everything else is
+    `FastWeightReader`'s, `next_log_probs` too, so that what it declares of a token before it is read is honest, and
+    the score afterwards is not. :func:`fwl_lab.certify` fails it.
     """
 
     def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ the sum of their sizes (gross) everywhere.
 """
 
 import html
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -35,9 +36,12 @@ from widgets.drawing import finish, gain_title, method, with_zero
 KIND_COLOURS: Final = dict(zip(KINDS, (theme.CATEGORIES[0], theme.CATEGORIES[2], theme.CATEGORIES[1]), strict=True))
 _CONTEXT: Final = 4  # tokens before a source that its label shows
 _LONGEST: Final = 22  # characters of them
-_LEFT_OUT: Final = {
-    HELD: ("lost without it, others held", "diamond"),
-    REPLAY: ("lost without it, all after it re-read", "circle-open"),
+# Rims in the other shade, so that marks are seen on bars and on either ground.
+_WHITE: Final = {"width": 1.5, "color": "white"}
+_GREY: Final = {"width": 2.5, "color": theme.INK}
+_LEFT_OUT: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    HELD: ("lost without it, the others as they were", {"symbol": "diamond", "color": theme.INK, "line": _WHITE}),
+    REPLAY: ("lost without it, all after it read again", {"symbol": "circle", "color": "white", "line": _GREY}),
 }
 
 
@@ -67,11 +71,10 @@ def plot_receipt(receipt: xr.Dataset, trace: xr.Dataset, *, top: int = 10) -> go
     if others:
         names.append(f"the other {others:,}")
         _bars(figure, [len(order)], [share.sum() - share[order].sum()], "share, all others together", theme.INK)
-    for name, (said, symbol) in _LEFT_OUT.items():
+    for name, (said, marker) in _LEFT_OUT.items():
         if name in receipt:
-            marker = {"symbol": symbol, "size": 10, "color": theme.INK, "line": {"width": 2, "color": theme.INK}}
-            shown: dict[str, Any] = {"y": places, "x": receipt[name].values[order], "name": said, "marker": marker}
-            figure.add_scatter(mode="markers", hovertemplate="%{x:+.3f}", **shown)
+            shown: dict[str, Any] = {"y": places, "x": receipt[name].values[order], "name": said}
+            figure.add_scatter(mode="markers", hovertemplate="%{x:+.3f}", marker=marker | {"size": 11}, **shown)
     ticks = {"tickvals": np.arange(len(names)), "ticktext": names, "tickfont": {"size": 12}}
     figure.update_yaxes(autorange="reversed", showgrid=False, unifiedhovertitle_text=" ", **ticks)
     figure.update_xaxes(title_text=f"part of the gain [{NAT}]", showgrid=True)
@@ -81,7 +84,10 @@ def plot_receipt(receipt: xr.Dataset, trace: xr.Dataset, *, top: int = 10) -> go
     )
     finish(figure, f"Who paid for {_quoted(texts[token])} at {token:,}?", subtitle, "")
     figure.add_vline(x=0, line={"color": theme.ZERO, "width": 1}, layer="below")
-    return figure.update_layout(hovermode="y unified", height=210 + 32 * len(names), barmode="overlay")
+    # Names of the bars are too long for a legend in one line above.
+    legend = {"x": 1, "xanchor": "right", "y": 0.02, "yanchor": "bottom", "orientation": "v"}
+    figure.update_layout(hovermode="y unified", barmode="overlay", legend=legend, margin={"t": 84})
+    return figure.update_layout(height=190 + 34 * len(names))
 
 
 def plot_running_sum(receipt: xr.Dataset) -> go.Figure:
@@ -96,7 +102,7 @@ def plot_running_sum(receipt: xr.Dataset) -> go.Figure:
     ):
         line = {"color": colour, "width": 2.5}
         figure.add_scatter(x=counts, y=values, name=name, mode="lines", line=line, hovertemplate="%{y:.2f}")
-    note = {"annotation_text": f"gain {gain:+.2f}", "annotation_position": "bottom left"}
+    note = {"annotation_text": f"gain {gain:+.2f}", "annotation_position": "bottom right"}
     figure.add_hline(y=gain, line={"color": theme.ZERO, "width": 1.5, "dash": "dot"}, **note)
     figure.update_xaxes(title_text="sources, the largest first", type="log", dtick=1, tickformat="~g")
     figure.update_xaxes(unifiedhovertitle_text="the %{x:,} largest")
@@ -116,9 +122,7 @@ def plot_who_teaches(summaries: Mapping[str, xr.Dataset]) -> go.Figure:
     colours = [KIND_COLOURS[kind] for kind in kinds]
     figure = _panels(summaries, kinds, NET, GROSS, colours)
     figure.update_xaxes(title_text="what the source is to the token that gains")
-    return finish(figure, "Who teaches whom?", _NET_AND_GROSS, f"share [{NAT} / receipt]").update_layout(
-        showlegend=False
-    )
+    return _titled(figure, "Who teaches whom?")
 
 
 def plot_share_by_distance(summaries: Mapping[str, xr.Dataset]) -> go.Figure:
@@ -127,7 +131,7 @@ def plot_share_by_distance(summaries: Mapping[str, xr.Dataset]) -> go.Figure:
     names = [f"{near:,}–{2 * near - 1:,}" if near > 1 else "1" for near in farthest.tolist()]
     figure = _panels(summaries, names, NET_BY_DISTANCE, GROSS_BY_DISTANCE, [theme.COLOURS["fwl"]] * len(names))
     figure.update_xaxes(title_text=f"distance of the source [{TOKENS}]", tickangle=-45)
-    return finish(figure, "From how far?", _NET_AND_GROSS, f"share [{NAT} / receipt]").update_layout(showlegend=False)
+    return _titled(figure, "From how far?")
 
 
 def plot_gains(
@@ -162,7 +166,7 @@ def plot_gains(
         line = {"color": theme.ZERO, "width": 1}
         figure.add_vline(x=0, line=line, layer="below", row=1, col=column)
         figure.add_vline(x=float(figure.data[column - 1].x[0]), line=line | {"dash": "dot"}, row=1, col=column)
-    return figure.update_layout(showlegend=False, hovermode="closest", height=170 + 40 * len(names))
+    return figure.update_layout(showlegend=False, hovermode="closest", height=170 + 40 * len(names), margin={"t": 84})
 
 
 def plot_declared(pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> go.Figure:
@@ -189,9 +193,6 @@ def plot_declared(pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]]) 
     return figure.update_layout(hovermode="closest")
 
 
-_NET_AND_GROSS: Final = "full: net, helping less harming; pale: gross, helping up and harming down"
-
-
 def _panels(
     summaries: Mapping[str, xr.Dataset], names: Sequence[str], net: str, gross: str, colours: Sequence[str]
 ) -> go.Figure:
@@ -213,6 +214,14 @@ def _panels(
     return with_zero(figure.update_layout(barmode="overlay"))
 
 
+def _titled(figure: go.Figure, title: str) -> go.Figure:
+    """A finished figure of panels, which share the axis at the side."""
+    finish(figure, title, "full: net; pale: all that helps, up, and all that harms, down", "").update_layout(
+        showlegend=False
+    )
+    return figure.update_yaxes(title_text=f"share [{NAT} / receipt]", col=1)
+
+
 def _bars(figure: go.Figure, places: Sequence[int] | np.ndarray, values: Any, name: str, colour: str) -> None:
     hover = {"hovertemplate": "%{x:+.3f}", "width": 0.62}
     figure.add_bar(y=places, x=values, orientation="h", name=name, marker={"color": colour}, **hover)
@@ -220,7 +229,7 @@ def _bars(figure: go.Figure, places: Sequence[int] | np.ndarray, values: Any, na
 
 def _in_context(texts: Sequence[str], token: int) -> str:
     """A token in bold after the few before it, as plotly's markup."""
-    before = "".join(texts[max(0, token - _CONTEXT) : token])[-_LONGEST:]
+    before = re.sub(r"\s*\n\s*", " ↵ ", "".join(texts[max(0, token - _CONTEXT) : token]))[-_LONGEST:]
     return f"{_quoted(before)[1:-1]}<b>{_quoted(texts[token])[1:-1]}</b>"
 
 
