@@ -19,12 +19,14 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from fwl_lab import (
     Document,
     LanguageModel,
+    Surgery,
     UpdateRule,
     attach_fast_weights,
     certificates,
     load_model,
     new_model,
     open_trace,
+    operate,
     train,
 )
 from fwl_lab.from_scratch import train_tokenizer
@@ -51,6 +53,7 @@ def test_all_notebooks_are_found():
         "00_quickstart",
         "01_anatomy_of_an_update",
         "02_read_a_document",
+        "03_receipts_and_surgery",
         "04_compare_readers",
         "long_document",
         "train",
@@ -455,4 +458,52 @@ def test_a_document_is_shown_as_text_whatever_it_spells(model_folder, tmp_path):
 def test_a_document_that_cannot_be_looked_into_is_refused(model_folder, tmp_path, given, message):
     with pytest.raises(NotebookFailed, match=f"ValueError: .*{message}"):
         _run("02_read_a_document", tmp_path, model=str(model_folder), **given)
+    assert not (tmp_path / "trace.zarr").exists()
+
+
+RECEIPTS = {"max_tokens": 160, "targets": 4, "certified_tokens": 32}
+
+
+@pytest.mark.slow
+def test_receipts_name_who_paid_and_the_leaky_reader_is_caught(texts, model_folder, tmp_path):
+    document = texts / "05.txt"
+    executed = _run("03_receipts_and_surgery", tmp_path, model=str(model_folder), document=str(document), **RECEIPTS)
+    said, trace, model = _said(executed), open_trace(tmp_path / "trace.zarr").load(), load_model(model_folder)
+    static, fwl = _nll(trace, "static", 0), _nll(trace, "fwl", 0)
+    gain = static - fwl
+    np.testing.assert_allclose(static, StaticReader(model).read(_ids(model, document, 160)).nll[0].numpy(), atol=1e-5)
+    # The shares drawn are those of the token that gained most, and add up to its gain.
+    target = int(np.argmax(gain))
+    bars = [_numbers(bar["x"]) for bar in _drawn(executed, "plot_receipt") if bar["type"] == "bar"]
+    assert np.concatenate(bars).sum() == pytest.approx(gain[target], abs=1e-4)
+    kept = trace.receipt_gain.sel(reader="fwl").values
+    assert np.flatnonzero(np.isfinite(kept)).tolist() == sorted(np.argsort(-gain)[:4].tolist())
+    assert kept[target] == pytest.approx(gain[target], abs=1e-6)
+    # Surgery: as it was, and without every second token, read here with a reader of its own.
+    whole, here = (_numbers(bar["x"]) for bar in _drawn(executed, "What is left of the gain?"))
+    assert (whole[0], here[0]) == pytest.approx((gain.mean(), gain[target]), abs=1e-5)
+    halved = operate(FastWeightReader(model), Surgery(drop=range(0, 160, 2))).read(_ids(model, document, 160)).nll[0]
+    assert whole[-1] == pytest.approx(float((static - halved.numpy()).mean()), abs=1e-5)
+    _, honest, leaky = _drawn(executed, "plot_declared")
+    np.testing.assert_allclose(_numbers(honest["y"]), _numbers(honest["x"]), atol=1e-4)
+    assert (_numbers(leaky["x"]) - _numbers(leaky["y"])).max() > 1e-3
+    assert certificates(trace)["fwl"].passed
+    page = write_report(executed, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "leaky</b>: failed: causality, predictions" in page and "FWL</b>: certified" in page
+    assert "FWL certified" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"document": "no_such.py"}, "'no_such.py' is no file and not in 'validation'"),
+        ({"max_tokens": 20}, "20 tokens of .* expected 1 or more, and 64 tokens"),
+        ({"targets": 0}, "0 targets; expected 1 or more"),
+        ({"certified_tokens": 8}, "certified_tokens is 8; expected 32 or more"),
+    ],
+)
+def test_receipts_that_cannot_be_written_are_refused(model_folder, tmp_path, given, message):
+    with pytest.raises(NotebookFailed, match=f"ValueError: .*{message}"):
+        _run("03_receipts_and_surgery", tmp_path, model=str(model_folder), **RECEIPTS | given)
     assert not (tmp_path / "trace.zarr").exists()

@@ -84,10 +84,10 @@ def plot_receipt(receipt: xr.Dataset, trace: xr.Dataset, *, top: int = 10) -> go
     )
     finish(figure, f"Who paid for {_quoted(texts[token])} at {token:,}?", subtitle, "")
     figure.add_vline(x=0, line={"color": theme.ZERO, "width": 1}, layer="below")
-    # Names of the bars are too long for a legend in one line above.
-    legend = {"x": 1, "xanchor": "right", "y": 0.02, "yanchor": "bottom", "orientation": "v"}
-    figure.update_layout(hovermode="y unified", barmode="overlay", legend=legend, margin={"t": 84})
-    return figure.update_layout(height=190 + 34 * len(names))
+    # What is drawn has long names, two lines of them: below, where there is room.
+    rows, below = 34 * len(names), 140
+    figure.update_layout(hovermode="y unified", barmode="overlay", margin={"t": 84, "b": below})
+    return figure.update_layout(height=84 + rows + below, legend={"y": -62 / rows, "yanchor": "top"})
 
 
 def plot_running_sum(receipt: xr.Dataset) -> go.Figure:
@@ -106,7 +106,7 @@ def plot_running_sum(receipt: xr.Dataset) -> go.Figure:
     figure.add_hline(y=gain, line={"color": theme.ZERO, "width": 1.5, "dash": "dot"}, **note)
     figure.update_xaxes(title_text="sources, the largest first", type="log", dtick=1, tickformat="~g")
     figure.update_xaxes(unifiedhovertitle_text="the %{x:,} largest")
-    subtitle = "few sources make the gain; many small ones cancel"
+    subtitle = "what the largest shares make together, and the sum of their sizes"
     return finish(figure, "How many tokens pay?", subtitle, f"sum [{NAT}]").update_yaxes(rangemode="tozero")
 
 
