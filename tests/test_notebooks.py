@@ -193,6 +193,7 @@ def test_quickstart_shows_no_update_of_a_text_too_short_for_one(texts, model_fol
     assert cell.outputs == []
 
 
+@pytest.mark.slow  # each starts a kernel
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -207,6 +208,7 @@ def test_quickstart_refuses_what_it_cannot_show(tmp_path, given, message):
         _run("00_quickstart", tmp_path, **given)
 
 
+@pytest.mark.slow  # each starts a kernel
 @pytest.mark.parametrize(
     ("name", "given"),
     [
