@@ -52,7 +52,7 @@ bench: $(STAMP)  ## what reading and learning cost; a table, and runs/bench.json
 	$(BIN) -m fwl_lab.benchmark runs/bench.json $(BENCH)
 
 test: $(STAMP)  ## the core tests: no network, no GPU, under two minutes (PYTEST="-k trace" narrows)
-	$(BIN) -m pytest -m "not slow and not browser and not gpu" $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN) -m pytest -n auto -m "not slow and not browser and not gpu" $(PYTEST)
 
 test-slow: $(STAMP)  ## the tests that take minutes
 	$(BIN) -m pytest -m "slow and not browser and not gpu" $(PYTEST)
