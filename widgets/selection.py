@@ -1,0 +1,107 @@
+"""What all views of a trace look at together: a reader, a token, a parameter; and what is pinned and brushed."""
+
+from typing import Final
+
+import numpy as np
+import traitlets
+import xarray as xr
+from anywidget import AnyWidget
+
+from fwl_lab.trace import BASE, PARAMETER, READER, TOKEN, UPDATE_TOKEN
+
+#: Readers that do not adapt; a selection starts at one that does, if there is one.
+_STILL: Final = (BASE, "static")
+
+
+class Selection(AnyWidget):
+    """One place in a trace, shared by its views: what one of them selects, all of them show.
+
+    It lives in the browser as well, so that views follow each other at once, whatever the kernel is doing.
+
+    Attributes
+    ----------
+    reader, baseline : str
+        Whose scores are looked at, and against whose.
+    token : int
+        Index in the trace, over all documents.
+    update : int
+        The last update made before that token; −1 before the first. Setting it selects the token after the update.
+    parameter : str
+        Which fast parameter; "" where none is recorded.
+    pinned : int or None
+        A second token, to compare with.
+    span : (int, int) or None
+        First token, and one past the last, of a brushed stretch.
+    """
+
+    _esm = "export default {};"
+    _view_name = traitlets.Any(None, allow_none=True).tag(sync=True)  # it is nothing to look at
+
+    reader = traitlets.Unicode().tag(sync=True)
+    baseline = traitlets.Unicode().tag(sync=True)
+    token = traitlets.Int(0).tag(sync=True)
+    parameter = traitlets.Unicode().tag(sync=True)
+    pinned = traitlets.Int(None, allow_none=True).tag(sync=True)
+    span = traitlets.List(traitlets.Int(), default_value=None, allow_none=True, minlen=2, maxlen=2).tag(sync=True)
+    update = traitlets.Int(-1)
+
+    def __init__(self, trace: xr.Dataset, *, reader: str | None = None, token: int = 0) -> None:
+        self._readers = [str(name) for name in trace[READER].values]
+        self._parameters = [str(name) for name in trace[PARAMETER].values] if PARAMETER in trace.variables else []
+        self._grid = trace[UPDATE_TOKEN].values.astype(int) if UPDATE_TOKEN in trace.variables else np.zeros(0, int)
+        self._tokens = trace.sizes[TOKEN]
+        moving = [name for name in self._readers if name not in _STILL]
+        super().__init__(
+            reader=reader if reader is not None else (moving or self._readers)[-1],
+            baseline=BASE if BASE in self._readers else self._readers[0],
+            token=token,
+            parameter=next((name for name in ("W2", *self._parameters) if name in self._parameters), ""),
+        )
+        self._follow(None)
+
+    @traitlets.validate("reader", "baseline")
+    def _known_reader(self, proposal: traitlets.Bunch) -> str:
+        return _one_of(proposal.value, self._readers, "reader")
+
+    @traitlets.validate("parameter")
+    def _known_parameter(self, proposal: traitlets.Bunch) -> str:
+        return _one_of(proposal.value, self._parameters or [""], "parameter")
+
+    @traitlets.validate("token", "pinned")
+    def _inside(self, proposal: traitlets.Bunch) -> int | None:
+        if proposal.value is not None and not 0 <= proposal.value < self._tokens:
+            raise traitlets.TraitError(
+                f"{proposal.trait.name} is {proposal.value}; expected 0 to {self._tokens - 1}, this trace's tokens"
+            )
+        return proposal.value
+
+    @traitlets.validate("span")
+    def _ordered(self, proposal: traitlets.Bunch) -> list[int] | None:
+        if proposal.value is not None and not 0 <= proposal.value[0] < proposal.value[1] <= self._tokens:
+            raise traitlets.TraitError(
+                f"span is {proposal.value}; expected a first token and one past the last, within 0 to {self._tokens}"
+            )
+        return proposal.value
+
+    @traitlets.validate("update")
+    def _known_update(self, proposal: traitlets.Bunch) -> int:
+        if not -1 <= proposal.value < len(self._grid):
+            raise traitlets.TraitError(
+                f"update is {proposal.value}; expected -1 to {len(self._grid) - 1}, the updates that are recorded"
+            )
+        return proposal.value
+
+    @traitlets.observe("token")
+    def _follow(self, _: traitlets.Bunch | None) -> None:
+        self.update = int(np.searchsorted(self._grid, self.token)) - 1
+
+    @traitlets.observe("update")
+    def _lead(self, change: traitlets.Bunch) -> None:
+        if change.new != int(np.searchsorted(self._grid, self.token)) - 1:
+            self.token = min(int(self._grid[change.new]) + 1, self._tokens - 1) if change.new >= 0 else 0
+
+
+def _one_of(value: str, known: list[str], what: str) -> str:
+    if value not in known:
+        raise traitlets.TraitError(f"{what} is {value!r}; expected one of {', '.join(map(repr, known))}")
+    return value

@@ -1,0 +1,116 @@
+"""What every view in the browser is made of: a selection it shares, data it starts with, questions it can ask."""
+
+import inspect
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import anywidget
+import ipywidgets
+import traitlets
+import xarray as xr
+
+from fwl_lab.trace import READER
+from widgets import housekeeping, theme
+from widgets.selection import Selection
+
+_JS: Final = Path(__file__).parent / "js"
+WIDGET: Final = "application/vnd.jupyter.widget-view+json"
+
+#: A JSON object and pieces of bytes: what a view gets to a question.
+Answer = tuple[dict[str, Any], list[bytes]]
+
+
+def source(name: str) -> str:
+    """The ES module of a view: what views share, then its own file."""
+    return "\n".join((_JS / file).read_text(encoding="utf-8") for file in ("common.js", "charts.js", f"{name}.js"))
+
+
+def style(name: str) -> str:
+    """The style sheet of a view, in the same way."""
+    return "\n".join((_JS / file).read_text(encoding="utf-8") for file in ("common.css", f"{name}.css"))
+
+
+def reader_styles(trace: xr.Dataset) -> dict[str, dict[str, str]]:
+    """What each reader of a trace is called and drawn with, by name: ``head["readers"]`` of every view."""
+    names = [str(name) for name in trace[READER].values]
+    colours = theme.colours(names)
+    return {name: {"label": theme.label(name), "colour": colours[name], "dash": theme.dash(name)} for name in names}
+
+
+class View(anywidget.AnyWidget):
+    """A view of a trace. Kinds of views define `_esm`, `_css`, what they start with, and what they answer.
+
+    Attributes
+    ----------
+    selection : Selection, or None where there is no trace yet
+    head : dict
+        What the view is about, as JSON; ``head["columns"]`` is the layout of `data`.
+    data : bytes
+        Arrays, see `widgets.packing`.
+    """
+
+    selection = traitlets.Instance(Selection, allow_none=True).tag(sync=True, **ipywidgets.widget_serialization)
+    head = traitlets.Dict().tag(sync=True)
+    data = traitlets.Bytes().tag(sync=True)
+    trace: xr.Dataset | None = None
+    _own = False  # a selection of its own ends with the view
+
+    def __init__(self, trace: xr.Dataset | None, *, selection: Selection | None = None, **traits: Any) -> None:
+        unknown = [name for name in traits if not self.has_trait(name)]
+        if unknown:
+            known = ", ".join(inspect.signature(type(self).__init__).parameters)
+            raise TypeError(f"{type(self).__name__} has no {', '.join(unknown)}; it takes {known}")
+        self.trace = trace
+        self._own = selection is None and trace is not None
+        if trace is not None and selection is None:
+            selection = Selection(trace)
+        super().__init__(selection=selection, **traits)
+        self.on_msg(View._asked)
+        housekeeping.keep(self)
+
+    # -- what a kind of view defines ------------------------------------------------------------------------------
+
+    def answer(self, question: Mapping[str, Any]) -> Answer:
+        """Answer a question of the browser; ``question["kind"]`` tells which. ValueError: what the person may read."""
+        raise ValueError(f"{type(self).__name__} knows no answer to {question.get('kind')!r}")
+
+    def foreseen(self) -> Iterable[dict[str, Any]]:
+        """Questions whose answers a saved page takes along, the most wanted first."""
+        return ()
+
+    def fallback_html(self) -> str:
+        """A still picture of the view, for where there is no kernel: inert HTML."""
+        raise NotImplementedError
+
+    # -- the wire -------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _asked(view: "View", question: dict[str, Any], _: list[memoryview]) -> None:
+        """Answer, or say why not: a question never goes unanswered."""
+        try:
+            content, buffers = view.answer(question)
+        except Exception as error:
+            content, buffers = {"error": str(error) or type(error).__name__}, []
+        view.send({"id": question.get("id")} | content, buffers)
+
+    def close(self) -> None:
+        """Leave the page, and let go of the trace."""
+        if self._own and self.selection is not None:
+            self.selection.close()
+        super().close()
+        self.trace = None
+
+    def _repr_mimebundle_(self, **_: Any) -> Any:
+        """The live view; only its picture where nobody could use it, so that a saved notebook stays small."""
+        still = {"text/html": self.fallback_html(), "text/plain": f"{type(self).__name__}"}
+        if not housekeeping.someone_is_there():
+            return still
+        data, metadata = super()._repr_mimebundle_() or ({}, {})
+        return data | still, metadata
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write the view as one page that needs no kernel and no network; returns its path."""
+        from widgets.page import write_page
+
+        return write_page([self], path)
