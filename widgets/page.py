@@ -87,7 +87,7 @@ def _answers(view: View, budget: int) -> dict[str, list[Any]]:
     answers: dict[str, list[Any]] = {}
     size = 0
     for question in view.foreseen():
-        content, buffers = view.answer(question)
+        content, buffers = view.reply(question)
         size += len(json.dumps(content)) + sum(len(buffer) for buffer in buffers)
         if size > budget:
             break

@@ -85,13 +85,16 @@ class View(anywidget.AnyWidget):
 
     # -- the wire -------------------------------------------------------------------------------------------------
 
+    def reply(self, question: Mapping[str, Any]) -> Answer:
+        """The answer, or {"error": why not}: a question never goes unanswered."""
+        try:
+            return self.answer(question)
+        except Exception as error:
+            return {"error": str(error) or type(error).__name__}, []
+
     @staticmethod
     def _asked(view: "View", question: dict[str, Any], _: list[memoryview]) -> None:
-        """Answer, or say why not: a question never goes unanswered."""
-        try:
-            content, buffers = view.answer(question)
-        except Exception as error:
-            content, buffers = {"error": str(error) or type(error).__name__}, []
+        content, buffers = view.reply(question)
         view.send({"id": question.get("id")} | content, buffers)
 
     def close(self) -> None:
