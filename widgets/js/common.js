@@ -28,8 +28,10 @@ function brief(x) {
   if (!Number.isFinite(x)) return "not finite";
   if (x === 0) return "0";
   const size = Math.abs(x);
-  const text = size >= 1e-3 && size < 1e5 ? String(Number(x.toPrecision(3))) : x.toExponential(1).replace("e", " × 10^");
-  return text.replace("+", "").replaceAll("-", "−");
+  if (size >= 1e-3 && size < 1e5) return String(Number(x.toPrecision(3))).replace("-", "−");
+  const [digits, power] = x.toExponential(1).split("e");
+  const raised = [...power].map((c) => ({ "-": "⁻", "+": "" })[c] ?? "⁰¹²³⁴⁵⁶⁷⁸⁹"[c]).join("");
+  return `${digits.replace("-", "−")} × 10${raised}`;
 }
 
 // What would act on the page instead of being seen; joiners inside emoji may stay.
@@ -148,7 +150,7 @@ function settled(callback, delay = 0) {
 
 /**
  * A view's frame: `header` with `tools`, `body`, and a line that is read out. One tab stop; keys move inside it.
- * `keys` lists what each key does: {key: "n", does: "next gain", run: (event) => ...}.
+ * `keys` lists what each key does: {key: "n", does: "next gain", run: (event) => ...}; without `does` it is not told.
  */
 function frame(el, { name, label, keys = [], signal }) {
   const tools = h("div", { class: "fwl-tools", role: "toolbar", "aria-label": `${label}: controls` });
@@ -170,7 +172,7 @@ function frame(el, { name, label, keys = [], signal }) {
     { key: "Escape", does: "back to the view", run: () => root.focus() },
     { key: "?", does: "these keys", run: () => { help.hidden = !help.hidden; } },
   ];
-  help.append(...all.flatMap((entry) => [h("dt", {}, h("kbd", {}, entry.shown ?? entry.key)), h("dd", {}, entry.does)]));
+  help.append(...all.filter((entry) => entry.does).flatMap((entry) => [h("dt", {}, h("kbd", {}, entry.shown ?? entry.key)), h("dd", {}, entry.does)]));
   root.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const typing = event.target.matches("input:not([type=checkbox]):not([type=range]), textarea, select");

@@ -1,0 +1,198 @@
+"""Receipts: which earlier tokens paid for the selected token's gain, what cancelled, and what leaving one out costs."""
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+
+from fwl_lab import receipt_totals
+from fwl_lab import trace as schema
+from fwl_lab.receipt_totals import HELD, KINDS, REPLAY, SHARE, SOURCE, receipt_summary, source_kinds, source_lengths
+from widgets.document_view import visible
+from widgets.selection import Selection
+from widgets.view import Answer, View, reader_styles, source, style
+
+#: Rows of a receipt that is computed here; its sums and its profile are over all sources.
+SHOWN: Final = 40
+#: Tokens of text before and after a source.
+AROUND: Final = 4
+#: Rows of the still picture.
+_STILL: Final = 8
+
+
+class Receipts(View):
+    """The receipt of the selected token, from the trace or, where a model is at hand, computed on demand.
+
+    Parameters
+    ----------
+    trace : Dataset
+        With receipts by `fwl_lab.add_receipts`, or none.
+    model : LanguageModel, optional
+        The one that read; with it, receipts that the trace does not hold are computed when asked for.
+    selection : Selection, optional
+        Shared with other views.
+    """
+
+    _esm = source("receipts")
+    _css = style("receipts")
+
+    def __init__(self, trace: xr.Dataset, *, model: Any = None, selection: Selection | None = None) -> None:
+        self.model = model
+        self._computed: dict[tuple[str, int], dict[str, Any]] = {}
+        self._worker = ThreadPoolExecutor(max_workers=1)
+        head = {
+            "readers": reader_styles(trace),
+            "kinds": list(KINDS),
+            "recorded": {name: _recorded(trace, name).tolist() for name in map(str, trace[schema.READER].values)},
+            "model": model is not None,
+        }
+        super().__init__(trace, selection=selection, head=head)
+
+    def answer(self, question: Mapping[str, Any]) -> Answer | Future[Answer]:
+        trace, reader = self.trace, str(question.get("reader"))
+        assert trace is not None
+        match question.get("kind"):
+            case "receipt":
+                token = int(question["token"])
+                if (reader, token) in self._computed:
+                    return self._computed[reader, token], []
+                return recorded_receipt(trace, reader, token) or self._absent(reader, token), []
+            case "compute":
+                return self._worker.submit(self._compute, reader, int(question["token"]))
+            case "summary":
+                return _summary(trace, reader), []
+        return super().answer(question)
+
+    def foreseen(self) -> Iterable[dict[str, Any]]:
+        assert self.trace is not None and self.selection is not None
+        reader = self.selection.reader
+        yield {"kind": "summary", "reader": reader}
+        yield {"kind": "receipt", "reader": reader, "token": self.selection.token}
+        for name, tokens in self.head["recorded"].items():
+            yield from ({"kind": "receipt", "reader": name, "token": token} for token in tokens)
+
+    def fallback_html(self) -> str:
+        assert self.trace is not None and self.selection is not None
+        reader, token = self.selection.reader, self.selection.token
+        receipt = recorded_receipt(self.trace, reader, token)
+        if receipt is None:
+            return f"<p>No receipt of token {token:,} of reader {visible(reader)} is recorded.</p>"
+        rows = "".join(
+            f"<tr><td><bdi>{visible(row['text'])}</bdi></td><td>{row['distance']:,}</td><td>{row['share']:+.3f}</td></tr>"
+            for row in receipt["sources"][:_STILL]
+        )
+        return (
+            f"<table><caption>Who paid for <bdi>{visible(receipt['text'])}</bdi>? Gain {receipt['gain']:+.3f} nat, gross "
+            f"{receipt['gross']:.3f} nat.</caption><thead><tr><th>source</th><th>tokens earlier</th>"
+            f"<th>share [nat]</th></tr></thead><tbody>{rows}</tbody></table>"
+        )
+
+    def close(self) -> None:
+        self._worker.shutdown(wait=False, cancel_futures=True)
+        super().close()
+        self.model = None
+        self._computed.clear()
+
+    def _compute(self, reader: str, token: int) -> Answer:
+        """Split the gain of one token; from seconds (Fast Weight Layers) to minutes (dynamic evaluation)."""
+        from fwl_lab import receipt
+
+        if self.model is None or self.trace is None:
+            raise ValueError("no model is at hand; Receipts(trace, model=load_model(...)) computes receipts")
+        found = receipt(self.model, self.trace, token, reader)
+        shares = found[SHARE].values
+        order = np.argsort(-np.abs(shares), kind="stable")[:SHOWN]
+        sources, columns = found[SOURCE].values, (("share", SHARE), ("held", HELD), ("replay", REPLAY))
+        rows = {name: found[variable].values[order] for name, variable in columns}
+        self._computed[reader, token] = (
+            _as_json(self.trace, reader, token, sources[order], rows)
+            | _figures(found.attrs["gain"], found.attrs["gross"], found.attrs["residual"])
+            | _by_distance(token - sources, shares)
+        )
+        return self._computed[reader, token], []
+
+    def _absent(self, reader: str, token: int) -> dict[str, Any]:
+        """Where the nearest receipts are, if this token has none."""
+        assert self.trace is not None
+        tokens = _recorded(self.trace, reader)
+        at = int(np.searchsorted(tokens, token))
+        near = {"previous": int(tokens[at - 1]) if at else None, "next": int(tokens[at]) if at < len(tokens) else None}
+        return {"absent": True, "token": token, "text": str(self.trace[schema.TOKEN_TEXT].values[token])} | near
+
+
+def recorded_receipt(trace: xr.Dataset, reader: str, token: int) -> dict[str, Any] | None:
+    """The receipt of a token that a trace holds, as JSON; None where it holds none."""
+    if schema.RECEIPT_SOURCE not in trace or schema.RECEIPT_GAIN not in trace:
+        return None
+    row = trace.sel({schema.READER: reader}).isel({schema.TOKEN: token})
+    if not np.isfinite(gain := float(row[schema.RECEIPT_GAIN])):
+        return None
+    there = row[schema.RECEIPT_SOURCE].values >= 0
+    sources, shares, held = (
+        row[name].values[there] for name in (schema.RECEIPT_SOURCE, schema.RECEIPT_SHARE, schema.RECEIPT_LEAVE_ONE_OUT)
+    )
+    rows = {"share": shares, "held": held, "replay": np.full(len(held), np.nan)}
+    figures = _figures(gain, float(row[schema.RECEIPT_GROSS]), float(row[schema.RECEIPT_RESIDUAL]))
+    return _as_json(trace, reader, token, sources, rows) | figures | _by_distance(token - sources, shares)
+
+
+def _recorded(trace: xr.Dataset, reader: str) -> np.ndarray:
+    """Tokens of which the trace holds a receipt, rising."""
+    if schema.RECEIPT_SOURCE not in trace or schema.RECEIPT_GAIN not in trace:
+        return np.zeros(0, dtype=np.int64)
+    return np.flatnonzero(np.isfinite(trace[schema.RECEIPT_GAIN].sel({schema.READER: reader}).values))
+
+
+def _figures(gain: float, gross: float, residual: float) -> dict[str, float]:
+    """What all shares come to: those above 0 paid, those below cost; their sum is the gain less the residual."""
+    net = gain - residual
+    return {
+        "gain": gain, "gross": gross, "residual": residual, "net": net, "paid": (gross + net) / 2, "cost": (net - gross) / 2,
+    }  # fmt: skip
+
+
+def _as_json(
+    trace: xr.Dataset, reader: str, token: int, sources: np.ndarray, columns: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """A receipt for the browser: whose, and its sources as rows, largest share first."""
+    texts = trace[schema.TOKEN_TEXT].values
+    kinds = source_kinds(trace, token, sources, source_lengths(trace, reader, sources))
+    first = max(token - int(trace[schema.POSITION].values[token]), 0)
+    rows = []
+    for i, at in enumerate(sources.tolist()):
+        numbers = {name: None if np.isnan(v := float(values[i])) else v for name, values in columns.items()}
+        before, after = texts[max(at - AROUND, first) : at], texts[at + 1 : at + 1 + AROUND]
+        rows.append(
+            {"token": at, "text": str(texts[at]), "before": "".join(before), "after": "".join(after)}
+            | {"distance": token - at, "kind": int(kinds[i])}
+            | numbers
+        )
+    return {
+        "token": token, "text": str(texts[token]), "position": int(trace[schema.POSITION].values[token]),
+        "before": "".join(texts[max(token - 2 * AROUND, first) : token]), "sources": rows,
+    }  # fmt: skip
+
+
+def _by_distance(distance: np.ndarray, shares: np.ndarray) -> dict[str, list[float]]:
+    """Shares in bins of tokens from source to target: from a power of two up to, not including, the next."""
+    bins = np.log2(distance).astype(int)
+    count = int(bins.max(initial=-1)) + 1
+    net, gross = (np.bincount(bins, weights, count) for weights in (shares, np.abs(shares)))
+    return {"bins": (2 ** np.arange(count)).tolist(), "bin_net": net.tolist(), "bin_gross": gross.tolist()}
+
+
+def _summary(trace: xr.Dataset, reader: str) -> dict[str, Any]:
+    """All receipts of a reader together: who teaches whom, from how far."""
+    found = receipt_summary(trace, reader=reader)
+    return {
+        "bins": found[receipt_totals.DISTANCE].values.tolist(),
+        "bin_net": found[receipt_totals.NET_BY_DISTANCE].values.tolist(),
+        "bin_gross": found[receipt_totals.GROSS_BY_DISTANCE].values.tolist(),
+        "receipts": int(found.attrs["receipts"]),
+        "gain": float(found.attrs["gain"]),
+        "listed": float(found.attrs["net"]),
+        "kind_net": found[receipt_totals.NET].values.tolist(),
+        "kind_gross": found[receipt_totals.GROSS].values.tolist(),
+    }
