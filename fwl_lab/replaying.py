@@ -16,7 +16,7 @@ from .language_model import Encoding, LanguageModel
 from .operated import OperatedFastWeightReader, operate_on_each
 from .readers import DynamicEvaluationReader, Reader
 from .recording import PER_UPDATE, Plan, Recorder
-from .scoring import attributes, make_readers, make_skeleton, read_all, score_arrays
+from .scoring import attributes, make_readers, make_skeleton, read_all, score_arrays, vocabulary_texts
 from .surgery import Surgery
 from .writing import Array, TraceWriter
 
@@ -86,7 +86,7 @@ def replay(
     carry = trace.attrs.get(schema.CARRY) == "true"
     plan = None if record is None else Plan.of(record, {name: operated}, lengths, carry=carry)
     rows: dict[str, Reader] = dict.fromkeys([*old, name], operated)
-    skeleton = make_skeleton(documents, encodings, rows, plan)
+    skeleton = make_skeleton(documents, encodings, rows, plan, _vocabulary(model, trace, record))
     configurations = json.loads(trace.attrs[schema.READERS]) | {name: operated.configuration()}
     skeleton.attrs |= attributes(model, documents, {name: operated}, carry, None)
     same = (schema.MAX_TOKENS, schema.CORPUS_HASH)  # the documents' whole texts may have been longer
@@ -133,6 +133,13 @@ def _documents(trace: xr.Dataset) -> tuple[list[Document], list[Encoding]]:
         encodings.append(Encoding(ids, texts, tokens[schema.BYTE_COUNT].values.tolist()))
         documents.append(Document(str(name), "".join(texts)))
     return documents, encodings
+
+
+def _vocabulary(model: LanguageModel, trace: xr.Dataset, record: Recorder | None) -> list[str] | None:
+    """What each token id reads as: where the old trace says so, or the new one holds alternatives."""
+    if schema.VOCABULARY_TEXT in trace.variables:
+        return [str(text) for text in trace[schema.VOCABULARY_TEXT].values]
+    return vocabulary_texts(model) if record is not None and record.top and model.tokenizer is not None else None
 
 
 def _by_document(surgery: Surgery, lengths: Sequence[int], every: int) -> list[dict[int, float]]:

@@ -98,7 +98,8 @@ def score(
     for reader in readers.values():
         reader.reset()
     plan = None if record is None else Plan.of(record, readers, np.diff(starts).tolist(), carry=carry)
-    skeleton = make_skeleton(documents, encodings, readers, plan)
+    vocabulary = vocabulary_texts(model) if record is not None and record.top else None
+    skeleton = make_skeleton(documents, encodings, readers, plan, vocabulary)
     skeleton.attrs |= attributes(model, documents, readers, carry, max_tokens)
     arrays = score_arrays(len(readers), int(starts[-1])) | ({} if plan is None else plan.arrays())
     with TraceWriter(skeleton, arrays, path) as writer:
@@ -183,9 +184,26 @@ def score_arrays(readers: int, tokens: int) -> dict[str, Array]:
     return {schema.NLL: Array(each | {schema.TOKEN: tokens}, "float64")} | {n: Array(each, "float64") for n in costs}
 
 
+def vocabulary_texts(model: LanguageModel) -> list[str]:
+    """What each of the V token ids reads as, so that alternatives have names without a tokenizer.
+
+    Bytes that are no UTF-8 are U+FFFD, as `model.decode` has them; ids that the tokenizer does not know are "".
+    """
+    # Behind a letter: some tokenizers drop the space that begins a text.
+    letter = model.encode("a")[-1:]
+    before = model.decode(letter)
+    pairs = (model.decode(torch.cat([letter, torch.tensor([token])])) for token in range(model.vocab_size))
+    return [text.removeprefix(before) for text in pairs]
+
+
 def make_skeleton(
-    documents: Sequence[Document], encodings: Sequence[Encoding], readers: Mapping[str, Reader], plan: Plan | None
+    documents: Sequence[Document],
+    encodings: Sequence[Encoding],
+    readers: Mapping[str, Reader],
+    plan: Plan | None,
+    vocabulary: Sequence[str] | None = None,
 ) -> xr.Dataset:
+    """All of a trace that is known before anything is read; `vocabulary` is what each token id reads as."""
     lengths = [len(encoding.ids) for encoding in encodings]
     coords = {
         schema.READER: (schema.READER, schema.text_array(readers)),
@@ -197,6 +215,8 @@ def make_skeleton(
         schema.DOCUMENT_NAME: (schema.DOCUMENT, schema.text_array(document.name for document in documents)),
         schema.DOCUMENT_BYTES: (schema.DOCUMENT, [sum(e.bytes) for e in encodings]),
     }
+    if vocabulary is not None:
+        coords[schema.VOCABULARY_TEXT] = (schema.VOCABULARY, schema.text_array(vocabulary))
     if plan is None or not plan.parameters:
         return schema.with_units(xr.Dataset(coords=coords))
     coords[schema.UPDATE_TOKEN] = (schema.UPDATE, plan.update_token)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
+from fwl_lab import synthetic
 from fwl_lab import trace as schema
 from fwl_lab.analysis import earlier_occurrences
 
@@ -19,6 +20,7 @@ _PIECES = (
 )
 _PARAMETERS = ("W1", "b1", "W2", "b2", "g", "b")
 _STEP = 64
+_STILL = (schema.BASE, "static")  # readers that do not adapt
 
 
 def make_trace(
@@ -29,6 +31,7 @@ def make_trace(
     readers: Sequence[str] = ("base", "static", "dynamic_evaluation", "fwl"),
     vocab: int = 400,
     parameters: Sequence[str] = _PARAMETERS,
+    recorded: bool = True,
 ) -> xr.Dataset:
     """A valid trace of invented readers over invented documents; the same arguments give the same trace.
 
@@ -41,6 +44,8 @@ def make_trace(
         Over all documents, which get unlike lengths; at least one each.
     parameters
         Names of the fast parameters whose ``drift`` and ``update_norm`` are recorded; empty records none.
+    recorded
+        Also holds what a recorder keeps: the likeliest alternatives in each place.
 
     Raises
     ------
@@ -82,6 +87,10 @@ def make_trace(
         dims = (schema.READER, schema.UPDATE, schema.PARAMETER)
         data |= {schema.DRIFT: (dims, drift), schema.UPDATE_NORM: (dims, norm)}
         coords |= {schema.UPDATE_TOKEN: (schema.UPDATE, update), schema.PARAMETER: schema.text_array(parameters)}
+    if recorded:
+        adapts = np.array([name not in _STILL for name in readers])
+        data |= synthetic.alternatives(rng, nll, token_id, vocab, adapts)
+        coords[schema.VOCABULARY_TEXT] = (schema.VOCABULARY, schema.text_array(pieces))
     attrs = {
         schema.READERS: json.dumps({name: {"kind": "synthetic"} for name in readers}),
         schema.MODEL_NAME: "synthetic",
@@ -122,7 +131,7 @@ def _nll(
     learned = (1 - np.exp(-position / 400)) * (0.1 + 0.4 * seen / (seen + 2))
     rows, skill = [], 0.0
     for name in readers:
-        if name in (schema.BASE, "static"):
+        if name in _STILL:
             rows.append(base if name == schema.BASE else base + rng.normal(0.05, 0.05, len(base)))
             continue
         skill += 0.6
@@ -135,7 +144,7 @@ def _norms(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(reader, update, parameter) drift growing as a square root of tokens read, and step norms; NaN: not adapted."""
     scale = np.geomspace(2.0, 0.02, parameters)
-    adapted = np.array([np.nan if name in (schema.BASE, "static") else 1.0 for name in readers])[:, None, None]
+    adapted = np.array([np.nan if name in _STILL else 1.0 for name in readers])[:, None, None]
     wobble = rng.lognormal(0, 0.05, (len(readers), len(position), parameters))
     drift = adapted * np.sqrt(position / 100)[:, None] * scale * wobble
     norm = adapted * scale / np.sqrt(1 + position / 100)[:, None] * wobble

@@ -13,6 +13,7 @@ name                 dimensions              unit      meaning
 ``byte_count``       token                   B         UTF-8 bytes the token stands for
 ``document_name``    document
 ``document_bytes``   document                B         optional: size of the whole text read
+``vocabulary_text``  vocabulary                        optional: what each token id reads as, alone
 ``update_token``     update                            token just read when an update was recorded, rising
 ``nll``              reader, token           nat       −log p(token | all tokens before it)
 ``update_norm``      reader, update, param.  1         L2 norm of the last step of a fast parameter
@@ -51,6 +52,7 @@ UPDATE = "update"
 PARAMETER = "parameter"
 RANK = "rank"
 DIRECTION = "direction"  # singular directions that a snapshot of low rank keeps
+VOCABULARY = "vocabulary"  # token ids, from 0
 
 # Coordinates. DOCUMENT names both the index on `token` and the dimension of what exists once a document.
 DOCUMENT = "document"
@@ -60,6 +62,7 @@ TOKEN_TEXT = "token_text"
 BYTE_COUNT = "byte_count"
 DOCUMENT_NAME = "document_name"
 DOCUMENT_BYTES = "document_bytes"
+VOCABULARY_TEXT = "vocabulary_text"
 UPDATE_TOKEN = "update_token"
 
 # Variables.
@@ -135,6 +138,7 @@ FIELDS: dict[str, Field] = {
     BYTE_COUNT: Field((TOKEN,), "iu", BYTE, required=True),
     DOCUMENT_NAME: Field((DOCUMENT,), TEXT_KINDS, required=True),
     DOCUMENT_BYTES: Field((DOCUMENT,), "iu", BYTE),
+    VOCABULARY_TEXT: Field((VOCABULARY,), LOSSLESS_TEXT_KINDS),
     NLL: Field((READER, TOKEN), "f", NAT, required=True),
     PARAMETER: Field((PARAMETER,), TEXT_KINDS),
     UPDATE_TOKEN: Field((UPDATE,), "iu"),

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from bs4 import BeautifulSoup
-from models import DOCUMENTS, INNER_BATCH, READERS, SEGMENT, fill_block, make_text_model
+from models import DOCUMENTS, INNER_BATCH, READERS, SEGMENT, fill_block, make_network, make_text_model
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from fwl_lab import (
     Document,
@@ -22,10 +24,13 @@ from fwl_lab import (
     corpus_hash,
     make_readers,
     open_trace,
+    replay,
     save_trace,
     score,
 )
-from fwl_lab.trace import validate
+from fwl_lab.scoring import vocabulary_texts
+from fwl_lab.surgery import Surgery
+from fwl_lab.trace import VOCABULARY_TEXT, validate
 from widgets.document_view import document_html
 
 
@@ -56,6 +61,36 @@ def test_a_trace_holds_the_readers_own_scores(model: LanguageModel) -> None:
     assert trace.attrs["corpus_hash"] == corpus_hash(DOCUMENTS)
     assert trace.attrs["model_hash"] == model.weight_hash()
     assert (trace.attrs["dtype"], trace.attrs["carry"], trace.attrs["max_tokens"]) == ("float32", "false", 0)
+
+
+def test_alternatives_come_with_what_each_token_id_reads_as(model: LanguageModel, tmp_path: Path) -> None:
+    readers = readers_of(model, "base", "fwl")
+    trace = score(model, DOCUMENTS, readers, Recorder(top=3), path=tmp_path / "a.zarr", progress=False)
+    texts = trace[VOCABULARY_TEXT].values.tolist()
+    assert texts == [model.tokenizer.decode([token]) for token in range(model.vocab_size)]
+    whole = [(texts[i], t) for i, t in zip(trace["token_id"].values, trace["token_text"].values, strict=True) if t]
+    assert len(whole) > 100 and all(alone == text or "\ufffd" in alone for alone, text in whole)
+    assert any(alone == text and len(text) > 2 for alone, text in whole)
+    replayed = replay(model, trace, Surgery(), readers=readers, record=Recorder(top=3))
+    for other in (replayed, open_trace(save_trace(trace, tmp_path / "b.zarr"))):
+        assert other[VOCABULARY_TEXT].values.tolist() == texts
+    for record in (None, Recorder(top=0)):
+        plain = score(model, DOCUMENTS, readers, record, progress=False)
+        assert VOCABULARY_TEXT not in plain.variables
+        assert VOCABULARY_TEXT not in replay(model, plain, Surgery(), readers=readers, record=record).variables
+    later = replay(model, plain, Surgery(), readers=readers, record=Recorder())
+    assert later[VOCABULARY_TEXT].values.tolist() == texts
+
+
+def test_a_token_keeps_the_space_that_a_tokenizer_drops_where_a_text_begins() -> None:
+    vocabulary = {"<unk>": 0, "<0x0A>": 1, "<0xF0>": 2, "▁the": 3, "a": 4, "▁": 5, "b": 6}
+    pieces = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>", byte_fallback=True))
+    pieces.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    pieces.decoder = decoders.Sequence(steps)
+    llama = LanguageModel(make_network("llama", vocabulary=9), PreTrainedTokenizerFast(tokenizer_object=pieces))
+    assert llama.decode(torch.tensor([3])) == "the"
+    assert vocabulary_texts(llama) == ["<unk>", "\n", "\ufffd", " the", "a", " ", "b", "", ""]
 
 
 def test_no_score_depends_on_the_call_s_length(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
