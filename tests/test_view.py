@@ -4,9 +4,11 @@ import gc
 import json
 import re
 import weakref
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
+from ipywidgets.widgets.widget import _instances
 
 from fwl_lab.testing import make_trace
 from widgets import housekeeping
@@ -94,6 +96,27 @@ def test_a_closed_view_is_collected(trace):
     del view, selection
     gc.collect()
     assert view_gone() is None and selection_gone() is None
+
+
+def test_closing_views_leaves_no_widget_behind(trace):
+    before = set(_instances)
+    views = [Counter(trace), Counter(trace)]
+    assert len(set(_instances) - before) == 8  # two views, each with a selection, and a layout of each
+    for view in views:
+        view.close()
+    assert set(_instances) == before
+
+
+def test_a_long_answer_comes_later_and_its_error_too(asked):
+    view, sent = asked
+    later, failed = Future(), Future()
+    view.answer = lambda question: later if question["number"] == 1 else failed
+    view._handle_custom_msg({"id": "a", "number": 1}, [])
+    view._handle_custom_msg({"id": "b", "number": 2}, [])
+    assert sent == []
+    failed.set_exception(ValueError("no such token"))
+    later.set_result(({"double": 2}, []))
+    assert sent == [({"id": "b", "error": "no such token"}, []), ({"id": "a", "double": 2}, [])]
 
 
 def test_without_a_person_a_notebook_keeps_the_picture_only(trace, monkeypatch):

@@ -4,6 +4,7 @@ import base64
 import html
 import json
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from string import Template
 from typing import Any, Final
@@ -87,7 +88,8 @@ def _answers(view: View, budget: int) -> dict[str, list[Any]]:
     answers: dict[str, list[Any]] = {}
     size = 0
     for question in view.foreseen():
-        content, buffers = view.reply(question)
+        reply = view.reply(question)
+        content, buffers = reply.result() if isinstance(reply, Future) else reply
         size += len(json.dumps(content)) + sum(len(buffer) for buffer in buffers)
         if size > budget:
             break

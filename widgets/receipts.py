@@ -84,8 +84,8 @@ class Receipts(View):
             for row in receipt["sources"][:_STILL]
         )
         return (
-            f"<table><caption>Who paid for <bdi>{visible(receipt['text'])}</bdi>? Gain {receipt['gain']:+.3f} nat, gross "
-            f"{receipt['gross']:.3f} nat.</caption><thead><tr><th>source</th><th>tokens earlier</th>"
+            f"<table><caption>Who paid for <bdi>{visible(receipt['text'])}</bdi>? Gain {receipt['gain']:+.3f} nat, "
+            f"gross {receipt['gross']:.3f} nat.</caption><thead><tr><th>source</th><th>tokens earlier</th>"
             f"<th>share [nat]</th></tr></thead><tbody>{rows}</tbody></table>"
         )
 
@@ -148,9 +148,8 @@ def _recorded(trace: xr.Dataset, reader: str) -> np.ndarray:
 def _figures(gain: float, gross: float, residual: float) -> dict[str, float]:
     """What all shares come to: those above 0 paid, those below cost; their sum is the gain less the residual."""
     net = gain - residual
-    return {
-        "gain": gain, "gross": gross, "residual": residual, "net": net, "paid": (gross + net) / 2, "cost": (net - gross) / 2,
-    }  # fmt: skip
+    parts = {"paid": (gross + net) / 2, "cost": (net - gross) / 2}
+    return {"gain": gain, "gross": gross, "residual": residual, "net": net} | parts
 
 
 def _as_json(

@@ -59,6 +59,11 @@ class Selection(AnyWidget):
         )
         self._follow(None)
 
+    def close(self) -> None:
+        """Let go of the browser's side."""
+        super().close()
+        self.layout.close()  # a widget of its own
+
     @traitlets.validate("reader", "baseline")
     def _known_reader(self, proposal: traitlets.Bunch) -> str:
         return _one_of(proposal.value, self._readers, "reader")

@@ -1,7 +1,8 @@
 """What every view in the browser is made of: a selection it shares, data it starts with, questions it can ask."""
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Final
 
@@ -71,8 +72,11 @@ class View(anywidget.AnyWidget):
 
     # -- what a kind of view defines ------------------------------------------------------------------------------
 
-    def answer(self, question: Mapping[str, Any]) -> Answer:
-        """Answer a question of the browser; ``question["kind"]`` tells which. ValueError: what the person may read."""
+    def answer(self, question: Mapping[str, Any]) -> Answer | Future[Answer]:
+        """Answer a question of the browser; ``question["kind"]`` tells which. ValueError: what the person may read.
+
+        What takes long is answered by a future, so that the kernel stays free.
+        """
         raise ValueError(f"{type(self).__name__} knows no answer to {question.get('kind')!r}")
 
     def foreseen(self) -> Iterable[dict[str, Any]]:
@@ -85,23 +89,28 @@ class View(anywidget.AnyWidget):
 
     # -- the wire -------------------------------------------------------------------------------------------------
 
-    def reply(self, question: Mapping[str, Any]) -> Answer:
+    def reply(self, question: Mapping[str, Any]) -> Answer | Future[Answer]:
         """The answer, or {"error": why not}: a question never goes unanswered."""
-        try:
-            return self.answer(question)
-        except Exception as error:
-            return {"error": str(error) or type(error).__name__}, []
+        return _or_why(lambda: self.answer(question))
 
     @staticmethod
     def _asked(view: "View", question: dict[str, Any], _: list[memoryview]) -> None:
-        content, buffers = view.reply(question)
-        view.send({"id": question.get("id")} | content, buffers)
+        def send(answer: Answer) -> None:
+            content, buffers = answer
+            view.send({"id": question.get("id")} | content, buffers)
+
+        answer = view.reply(question)
+        if isinstance(answer, Future):
+            answer.add_done_callback(lambda done: None if done.cancelled() else send(_or_why(done.result)))
+        else:
+            send(answer)
 
     def close(self) -> None:
         """Leave the page, and let go of the trace."""
         if self._own and self.selection is not None:
             self.selection.close()
         super().close()
+        self.layout.close()  # a widget of its own
         self.trace = None
 
     def _repr_mimebundle_(self, **_: Any) -> Any:
@@ -117,3 +126,11 @@ class View(anywidget.AnyWidget):
         from widgets.page import write_page
 
         return write_page([self], path)
+
+
+def _or_why(answer: Callable[[], Any]) -> Any:
+    """What a function returns, or the error it raises as an answer."""
+    try:
+        return answer()
+    except Exception as error:
+        return {"error": str(error) or type(error).__name__}, []
