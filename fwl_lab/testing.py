@@ -9,6 +9,7 @@ import xarray as xr
 from fwl_lab import synthetic
 from fwl_lab import trace as schema
 from fwl_lab.analysis import earlier_occurrences
+from fwl_lab.certificate import add_certificates
 
 # A few of these are traps for anything that shows text: markup, entities, quotes, bidirectional controls, NUL.
 _PIECES = (
@@ -19,8 +20,8 @@ _PIECES = (
     *("é", "ß", "日本", "語", "Ελλάδα", "שלום", "مرحبا", "🙂", "👩‍🚀", "\u202e", "\u2067", "\x00", "\ufffd"),
 )
 _PARAMETERS = ("W1", "b1", "W2", "b2", "g", "b")
-_STEP = 64
 _STILL = (schema.BASE, "static")  # readers that do not adapt
+_FACTORED = "fwl"  # the reader whose factors are recorded
 
 
 def make_trace(
@@ -32,6 +33,7 @@ def make_trace(
     vocab: int = 400,
     parameters: Sequence[str] = _PARAMETERS,
     recorded: bool = True,
+    failing: bool = False,
 ) -> xr.Dataset:
     """A valid trace of invented readers over invented documents; the same arguments give the same trace.
 
@@ -45,7 +47,11 @@ def make_trace(
     parameters
         Names of the fast parameters whose ``drift`` and ``update_norm`` are recorded; empty records none.
     recorded
-        Also holds what a recorder keeps: the likeliest alternatives in each place.
+        Also holds all that a recorder keeps, receipts and an audit add: the likeliest alternatives in each place; the
+        factors of reader "fwl", with norms and dense Δθ that agree with them (W1 (32, 16), W2 (16, 32), b1 (32,), any
+        other (16,)); receipts of 5 % of its tokens, over "static" or else "base"; its certificate.
+    failing
+        Also "dynamic_evaluation" has a certificate, which failed, and "static" one with a check that was not made.
 
     Raises
     ------
@@ -72,27 +78,25 @@ def make_trace(
         schema.SECONDS: (schema.READER, tokens / 2000 * np.array([1.0 + 0.8 * i for i in range(len(readers))])),
         schema.PEAK_BYTES: (schema.READER, 200_000_000 + 10_000_000 * np.arange(len(readers))),
     }
+    sizes = np.array([len(text.encode()) for text in texts])
     coords = {
         schema.READER: schema.text_array(readers),
         schema.DOCUMENT: (schema.TOKEN, document),
         schema.POSITION: (schema.TOKEN, position),
         schema.TOKEN_ID: (schema.TOKEN, token_id),
         schema.TOKEN_TEXT: (schema.TOKEN, schema.text_array(texts)),
-        schema.BYTE_COUNT: (schema.TOKEN, np.array([len(text.encode()) for text in texts])),
+        schema.BYTE_COUNT: (schema.TOKEN, sizes),
         schema.DOCUMENT_NAME: (schema.DOCUMENT, schema.text_array(f"package/module_{i}.py" for i in range(documents))),
+        schema.DOCUMENT_BYTES: (schema.DOCUMENT, np.add.reduceat(sizes, np.cumsum(lengths) - lengths)),
     }
     if len(parameters):
-        update = np.flatnonzero(position % _STEP == _STEP - 1)
+        update = np.flatnonzero(position % synthetic.STEP == synthetic.STEP - 1)
         drift, norm = _norms(rng, position[update], readers, len(parameters))
         dims = (schema.READER, schema.UPDATE, schema.PARAMETER)
         data |= {schema.DRIFT: (dims, drift), schema.UPDATE_NORM: (dims, norm)}
         coords |= {schema.UPDATE_TOKEN: (schema.UPDATE, update), schema.PARAMETER: schema.text_array(parameters)}
-    if recorded:
-        adapts = np.array([name not in _STILL for name in readers])
-        data |= synthetic.alternatives(rng, nll, token_id, vocab, adapts)
-        coords[schema.VOCABULARY_TEXT] = (schema.VOCABULARY, schema.text_array(pieces))
     attrs = {
-        schema.READERS: json.dumps({name: {"kind": "synthetic"} for name in readers}),
+        schema.READERS: json.dumps(synthetic.configurations(readers)),
         schema.MODEL_NAME: "synthetic",
         schema.MODEL_HASH: schema.UNKNOWN,
         schema.CORPUS_HASH: schema.UNKNOWN,
@@ -105,7 +109,59 @@ def make_trace(
         schema.DIRTY: schema.UNKNOWN,
         schema.CREATED: "2000-01-01T00:00:00+00:00",
     }
-    return schema.validate(schema.with_units(xr.Dataset(data, coords, attrs)))
+    trace = xr.Dataset(data, coords, attrs)
+    if recorded:
+        trace = _recorded(rng, trace, pieces)
+        found = synthetic.certificates(synthetic.configurations(readers), failing)
+        trace = add_certificates(trace, found) if found else trace
+    return schema.validate(schema.with_units(trace))
+
+
+def _recorded(rng: np.random.Generator, trace: xr.Dataset, pieces: Sequence[str]) -> xr.Dataset:
+    """The trace with alternatives, costs, what was learned, and receipts."""
+    readers = [str(name) for name in trace[schema.READER].values]
+    adapts = np.array([name not in _STILL for name in readers])
+    nll, token_id, position = (trace[name].values for name in (schema.NLL, schema.TOKEN_ID, schema.POSITION))
+    data = synthetic.alternatives(rng, nll, token_id, len(pieces), adapts)
+    data[schema.FLOPS_PER_TOKEN] = ((schema.READER,), 5.2e6 * (1.0 + np.arange(len(readers)) * adapts))
+    trace = trace.assign_coords({schema.VOCABULARY_TEXT: (schema.VOCABULARY, schema.text_array(pieces))})
+    row = readers.index(_FACTORED) if _FACTORED in readers else None
+    if schema.PARAMETER in trace.coords:
+        data |= _learned(rng, trace, adapts, row)
+    slow = next((readers.index(name) for name in reversed(_STILL) if name in readers), None)
+    if row is not None and slow is not None:
+        data |= synthetic.receipts(rng, nll[slow] - nll[row], token_id, position, row, len(readers))
+    factored = {schema.FACTORED: _FACTORED} if row is not None and schema.PARAMETER in trace.coords else {}
+    return trace.assign(data).assign_attrs(factored)
+
+
+def _learned(rng: np.random.Generator, trace: xr.Dataset, adapts: np.ndarray, row: int | None) -> synthetic.Variables:
+    """What a recorder keeps of updates: invented, but for the reader in `row`, where it is the sum of its factors."""
+    parameters, update = [str(name) for name in trace[schema.PARAMETER].values], trace[schema.UPDATE_TOKEN].values
+    position = trace[schema.POSITION].values[update]
+    dims = (schema.READER, schema.UPDATE, schema.PARAMETER)
+    grid = np.where(adapts, 1.0, np.nan)[:, None] * np.ones(len(update))  # (readers, U)
+    first = np.where(position < synthetic.STEP, np.nan, 1.0)
+    norms = {name: trace[name].values.copy() for name in (schema.DRIFT, schema.UPDATE_NORM)}
+    cosine = rng.uniform(-0.2, 0.6, (*grid.shape, len(parameters)))
+    norms[schema.UPDATE_COSINE] = cosine * (grid * first)[:, :, None]
+    sizes = [float(np.prod(synthetic.SHAPES.get(name, (16,)))) for name in parameters]
+    anchored = np.zeros(grid.shape, dtype=bool)
+    data: synthetic.Variables = {}
+    if row is not None:
+        nll, token_id = trace[schema.NLL].values[row], trace[schema.TOKEN_ID].values
+        data = synthetic.factors(rng, parameters, token_id, nll, trace.sizes[schema.VOCABULARY])
+        dense, exact = synthetic.fast_weights(data, parameters, row, len(adapts), update, position)
+        data |= dense
+        anchored[row] = synthetic.anchors(position)
+        for name, values in exact.items():
+            norms[name][row] = values
+    return data | {
+        **{name: (dims, values) for name, values in norms.items()},
+        schema.SLOW_NORM: ((schema.READER, schema.PARAMETER), np.where(adapts, 1.0, np.nan)[:, None] * np.sqrt(sizes)),
+        schema.RETENTION: (dims[:2], grid),
+        schema.ANCHORED: (dims[:2], anchored),
+    }
 
 
 def _lengths(rng: np.random.Generator, tokens: int, documents: int) -> np.ndarray:

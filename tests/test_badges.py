@@ -30,7 +30,7 @@ def trace() -> xr.Dataset:
         "dynamic_evaluation": Certificate((GOOD, BAD)),
         "base": Certificate((GOOD, NONE)),
     }
-    return add_certificates(make_trace(tokens=20, documents=1), found)
+    return add_certificates(make_trace(tokens=20, documents=1, recorded=False), found)
 
 
 def _texts(page: BeautifulSoup) -> list[str]:
@@ -87,7 +87,7 @@ def test_names_and_details_are_inert(text: str) -> None:
 
 
 def test_a_trace_without_certificates_says_so() -> None:
-    page = _parse(make_trace(tokens=20, documents=1))
+    page = _parse(make_trace(tokens=20, documents=1, recorded=False))
     assert {text.partition(" : ")[2] for text in _texts(page)} == {"not certified"}
     assert not page.select("details")
 

@@ -48,7 +48,7 @@ def test_a_certificate_survives_json() -> None:
 
 
 def test_certificates_stay_in_a_trace(tmp_path: Path) -> None:
-    trace = make_trace(tokens=30)
+    trace = make_trace(tokens=30, recorded=False)
     assert certificates(trace) == {}
     held = add_certificates(trace, {"fwl": CERTIFICATE})
     held = add_certificates(held, {"base": Certificate(CHECKS[2:])})

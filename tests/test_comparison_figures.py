@@ -12,7 +12,7 @@ from widgets import figures, theme
 
 @pytest.fixture(scope="module")
 def trace() -> xr.Dataset:
-    return make_trace(tokens=3000, documents=4)
+    return make_trace(tokens=3000, documents=4, recorded=False)
 
 
 def _named(figure: go.Figure) -> dict[str, go.Scatter]:

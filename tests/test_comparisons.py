@@ -118,7 +118,7 @@ def test_key_tokens_are_those_that_a_longer_context_made_easy():
 
 
 def frontier_trace(gains: dict[str, float], seconds: list[float], **costs: list[float]) -> xr.Dataset:
-    trace = make_trace(tokens=40, readers=("base", *gains), parameters=())
+    trace = make_trace(tokens=40, readers=("base", *gains), parameters=(), recorded=False)
     level = trace.nll.sel(reader="base").values
     trace["nll"] = trace.nll.copy(data=np.stack([level, *(level - gain for gain in gains.values())]))
     trace["seconds"] = trace.seconds.copy(data=np.array(seconds))
@@ -147,7 +147,7 @@ def test_each_cost_has_its_own_frontier():
 
 
 def test_the_frontier_of_a_trace_without_costs_is_empty():
-    trace = make_trace(tokens=40).drop_vars(["seconds", "peak_bytes"])
+    trace = make_trace(tokens=40, recorded=False).drop_vars(["seconds", "peak_bytes"])
     result = analysis.cost_frontier(trace, baseline="static")
     assert not result.optimal.any()
     assert float(result.bits_per_token.sel(reader="static")) == 0.0

@@ -108,7 +108,7 @@ def test_what_a_direction_promotes_is_what_the_logits_do(model: LanguageModel, t
 
 
 def test_what_is_not_there_is_said(trace: xr.Dataset) -> None:
-    synthetic = make_trace(0, tokens=100)
+    synthetic = make_trace(0, tokens=100, recorded=False)
     cases = [
         (lambda: fast_weight(trace, "base", "W2", 3), "no reader 'base' in this trace; it holds fwl"),
         (lambda: fast_weight(trace, "fwl", "W9", 3), "no parameter 'W9' was recorded; this trace holds W1, b1"),
