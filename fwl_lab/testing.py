@@ -51,7 +51,8 @@ def make_trace(
         factors of reader "fwl", with norms and dense Δθ that agree with them (W1 (32, 16), W2 (16, 32), b1 (32,), any
         other (16,)); receipts of 5 % of its tokens, over "static" or else "base"; its certificate.
     failing
-        Also "dynamic_evaluation" has a certificate, which failed, and "static" one with a check that was not made.
+        Of what is recorded, "dynamic_evaluation" has a certificate too, which failed, and "static" one with a check
+        that was not made.
 
     Raises
     ------
