@@ -16,10 +16,10 @@ unexport JUPYTER_PATH
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo lab evaluate wikitext evidence long train tune bench test test-slow check format clean
+.PHONY: help demo lab evaluate wikitext evidence long train tune bench test test-slow test-browser check format clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(STAMP)  ## read one document; a report in runs/quickstart (DEMO="-p max_tokens 1024" sets parameters)
 	$(REPORT) notebooks/00_quickstart.ipynb runs/quickstart $(DEMO)
@@ -57,7 +57,10 @@ test: $(STAMP)  ## the core tests: no network, no GPU, under two minutes (PYTEST
 test-slow: $(STAMP)  ## the tests that take minutes
 	$(BIN) -m pytest -m "slow and not browser and not gpu" $(PYTEST)
 
-check: $(STAMP)  ## linter, formatter, types, core tests: what .ci/run runs
+test-browser: $(STAMP)  ## the views in JupyterLab and headless Chromium; pictures and budgets in runs/browser
+	OMP_NUM_THREADS=1 $(BIN) -m pytest tests/browser -m browser $(PYTEST)
+
+check: $(STAMP)  ## linter, formatter, types, core tests: the first half of .ci/run
 	$(BIN) -m ruff check .
 	$(BIN) -m ruff format --check .
 	$(BIN) -m mypy
