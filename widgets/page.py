@@ -51,7 +51,7 @@ def write_page(views: Sequence[View], path: str | Path, *, title: str | None = N
     for view in views:
         kind = type(view).__name__
         # A class of the page instead of a module: files opened from a disk cannot import one another.
-        modules[kind] = f"viewModules.{kind} = (() => {{\n{view._esm.replace('export default', 'return')}\n}})();"
+        modules[kind] = f"viewModules.{kind} = (() => {{\n{view.code.replace('export default', 'return')}\n}})();"
         styles[kind] = view._css
         models[view.model_id] = {"kind": kind, "state": _state(view), "answers": _answers(view, budget // len(views))}
         if (shared := view.selection) is not None:
@@ -79,8 +79,8 @@ def question_key(question: dict[str, Any]) -> str:
 
 def _state(widget: Any) -> dict[str, Any]:
     """What the browser knows of a widget, without what ipywidgets adds and what is on the page once."""
-    state = {name: value for name, value in widget.get_state().items() if not name.startswith("_")}
-    return {name: value for name, value in state.items() if name not in ("layout", "tabbable", "tooltip", "comm")}
+    elsewhere = ("layout", "tabbable", "tooltip", "comm", "code")
+    return {k: v for k, v in widget.get_state().items() if not k.startswith("_") and k not in elsewhere}
 
 
 def _answers(view: View, budget: int) -> dict[str, list[Any]]:

@@ -16,15 +16,17 @@ from widgets import housekeeping, theme
 from widgets.selection import Selection
 
 _JS: Final = Path(__file__).parent / "js"
+_LOADER: Final = (_JS / "loader.js").read_text(encoding="utf-8")
 WIDGET: Final = "application/vnd.jupyter.widget-view+json"
 
 #: A JSON object and pieces of bytes: what a view gets to a question.
 Answer = tuple[dict[str, Any], list[bytes]]
 
 
-def source(name: str) -> str:
-    """The ES module of a view: what views share, then its own file."""
-    return "\n".join((_JS / file).read_text(encoding="utf-8") for file in ("common.js", "charts.js", f"{name}.js"))
+def source(*names: str) -> str:
+    """The ES module of a view: what views share, then its own files, of which the last exports it."""
+    files = ("common.js", "charts.js", *(f"{name}.js" for name in names))
+    return "\n".join((_JS / file).read_text(encoding="utf-8") for file in files)
 
 
 def style(name: str) -> str:
@@ -54,6 +56,7 @@ class View(anywidget.AnyWidget):
     selection = traitlets.Instance(Selection, allow_none=True).tag(sync=True, **ipywidgets.widget_serialization)
     head = traitlets.Dict().tag(sync=True)
     data = traitlets.Bytes().tag(sync=True)
+    code = traitlets.Unicode().tag(sync=True)  # `_esm`, which js/loader.js imports once for all views of a kind
     trace: xr.Dataset | None = None
     _own = False  # a selection of its own ends with the view
 
@@ -66,7 +69,7 @@ class View(anywidget.AnyWidget):
         self._own = selection is None and trace is not None
         if trace is not None and selection is None:
             selection = Selection(trace)
-        super().__init__(selection=selection, **traits)
+        super().__init__(selection=selection, _esm=_LOADER, code=str(type(self)._esm), **traits)
         self.on_msg(View._asked)
         housekeeping.keep(self)
 
@@ -106,12 +109,12 @@ class View(anywidget.AnyWidget):
             send(answer)
 
     def close(self) -> None:
-        """Leave the page, and let go of the trace."""
+        """Leave the page, and let go of the trace and of what was sent: a notebook's Out may keep the view itself."""
         if self._own and self.selection is not None:
             self.selection.close()
         super().close()
         self.layout.close()  # a widget of its own
-        self.trace = None
+        self.trace, self.head, self.data = None, {}, b""
 
     def _repr_mimebundle_(self, **_: Any) -> Any:
         """The live view; only its picture where nobody could use it, so that a saved notebook stays small."""
