@@ -1,0 +1,183 @@
+// ReaderCompare's chart place: one canvas for all tabs, what a pointer reads there, the brush, and the same as tables.
+
+function compareCharts(shared) {
+  const { head, at, points, sum, state, view, place, signal, chartPlace, readers, others, label, style } = shared;
+  const { chosen, baseline, nearest, documentOf, known, intervals, speak, brush } = shared;
+  const crosshair = h("div", { class: "fwl-crosshair", hidden: true }), brushed = h("div", { class: "fwl-brush", hidden: true });
+  const here = h("div", { class: "fwl-crosshair fwl-place", hidden: true }), readout = h("div", { class: "fwl-readout", hidden: true });
+  const stage = h("div", { class: "fwl-stage" }), instead = h("div");
+  chartPlace.append(stage, instead);
+  const paint = surface(stage, 310, draw, signal, { class: "fwl-plot" });
+  stage.append(brushed, here, crosshair, readout);
+  let x = null, under = null, waiting = null, gains = { of: null, rows: [] };
+
+  const breakdown = () => known({ kind: "breakdown", by: state.tab === "position" ? "position" : state.by, baseline: baseline() });
+  const costs = () => Object.keys(COMPARE_COSTS).filter((name) => readers.some((r) => COMPARE_COSTS[name][1](head.figures[r], head.tokens)));
+  const cost = () => (costs().includes(state.cost) ? state.cost : costs()[0]);
+
+  /** Cumulative gains of all readers over the present baseline, at the points. */
+  function lines() {
+    if (gains.of !== baseline()) {
+      gains = { of: baseline(), rows: readers.map((name) => [name, Float64Array.from({ length: points }, (_, i) => sum(baseline(), i) - sum(name, i))]) };
+    }
+    return gains.rows;
+  }
+  function frontier() {
+    const answer = intervals().content, name = cost();
+    const bits = (r) => answer.gain[r].map((v) => (v === null ? null : v / Math.LN2));
+    return readers.map((r) => ({ name: r, style: style(r), cost: COMPARE_COSTS[name][1](head.figures[r], head.tokens), bits: bits(r),
+      best: answer.optimal[name].includes(r) })).filter((p) => p.cost && p.bits[0] !== null);
+  }
+
+  function draw(context, width, height) {
+    if (state.tab === "tokens") {
+      x = drawCumulative(context, width, height, { at, tokens: head.tokens, documents: head.documents, baseline: label(baseline()),
+        lines: lines().map(([name, values]) => ({ style: style(name), values, strong: name === chosen() })) });
+      placeMarks();
+    } else if (state.tab === "cost") {
+      const [text, , format] = COMPARE_COSTS[cost()];
+      under = drawFrontier(context, width, height, { points: frontier(), title: text, format, baseline: label(baseline()), selected: chosen() });
+    } else {
+      const { buckets, title } = breakdown().content;
+      under = drawDots(context, width, height, { buckets, title, names: others(), styles: head.readers, baseline: label(baseline()),
+        selected: chosen(), active: clamp(state.active, 0, buckets.length - 1) });
+    }
+  }
+  /** Where the selection is on the chart over tokens. */
+  function placeMarks() {
+    const span = state.drag ?? place.get("span"), tokens = state.tab === "tokens" && x !== null;
+    here.hidden = !tokens;
+    brushed.hidden = !tokens || !span;
+    if (!tokens) return;
+    here.style.left = `${x(place.get("token"))}px`;
+    if (span) {
+      const [left, right] = [x(Math.min(...span)), x(Math.max(...span))];
+      brushed.style.left = `${left}px`;
+      brushed.style.width = `${Math.max(right - left, 1)}px`;
+    }
+  }
+
+  /** The chart, or what stands in its place: a table, a wait, or why there is none. */
+  function show() {
+    const lacking = readers.length < 2 ? notice("absent", "There is nothing to compare this reader with",
+      "Read with two or more: score(model, documents, make_readers(model)), or give runs: ReaderCompare({\"a\": trace, \"b\": other}).")
+      : state.tab === "cost" && !costs().length ? notice("absent", "No cost was recorded", "score() records time, memory and operations.") : null;
+    const entry = state.tab === "tokens" ? null : state.tab === "cost" ? intervals() : breakdown();
+    const ready = lacking === null && (entry === null || entry.content !== undefined);
+    stage.hidden = !ready || state.asTable;
+    crosshair.hidden = readout.hidden = true;
+    if (lacking) instead.replaceChildren(lacking);
+    else if (!ready) {
+      if (waiting !== entry) { waiting = entry; instead.replaceChildren(); await_(instead, entry.promise, () => { waiting = null; }); }
+    } else if (state.asTable) instead.replaceChildren(asTable());
+    else instead.replaceChildren();
+    if (ready && !state.asTable) paint.redraw();
+    if (state.tab !== "tokens") placeMarks();
+  }
+
+  function asTable() {
+    const over = label(baseline());
+    if (state.tab === "cost") {
+      const [text, , format] = COMPARE_COSTS[cost()];
+      return table(`Bits saved over ${over}, and ${text}`, ["reader", "saved [bit/token]", text, "no other reader beats it"],
+        frontier().map((p) => [label(p.name), intervalText(p.bits), format(p.cost), p.best ? "yes" : "no"]));
+    }
+    if (state.tab === "tokens") {
+      const rows = [...new Set([...head.documents.flatMap(([, start, stop]) => [nearest(start), nearest(stop)]).slice(0, 60),
+        ...Array.from({ length: 21 }, (_, i) => Math.round((i * (points - 1)) / 20))])].sort((a, b) => a - b);
+      return table(`Cumulative gain over ${over} [nat]`, ["tokens read", "document", ...others().map(label)],
+        rows.map((i) => [whole(at[i]), printable(documentOf(at[i])[0]), ...others().map((name) => signed(sum(baseline(), i) - sum(name, i)))]));
+    }
+    const { buckets, title } = breakdown().content;
+    return table(`Gain over ${over} by ${title} [nat/token]`, [title, "tokens", "documents", ...others().map(label)],
+      buckets.map((b) => [b.label, whole(b.tokens), whole(b.documents), ...others().map((name) => intervalText(b.gain[name] && [b.gain[name].mean, b.gain[name].low, b.gain[name].high]))]));
+  }
+
+  // -- reading with a pointer ---------------------------------------------------------------------------------------
+
+  function tell(px, py, title, rows) {
+    readout.replaceChildren(h("b", {}, title), h("dl", {}, rows.flatMap(([name, text]) =>
+      [h("dt", { class: name === chosen() ? "fwl-strong" : null }, swatch(style(name)), ` ${printable(label(name))}`), h("dd", {}, text)])));
+    readout.hidden = false;
+    const wide = stage.clientWidth, size = readout.offsetWidth;
+    readout.style.left = `${px + size + 22 > wide ? Math.max(px - size - 14, 0) : px + 14}px`;
+    readout.style.top = `${clamp(py - 30, 4, Math.max(4, 300 - readout.offsetHeight))}px`;
+  }
+  function pointAt(px) {
+    return nearest(clamp(x.back(px), 0, head.tokens));
+  }
+  function hover(event) {
+    const box = paint.canvas.getBoundingClientRect(), px = event.clientX - box.left, py = event.clientY - box.top;
+    if (state.tab === "tokens") {
+      if (x === null) return;
+      const i = pointAt(px), [name, start] = documentOf(Math.min(at[i], head.tokens - 1));
+      crosshair.hidden = false;
+      crosshair.style.left = `${x(at[i])}px`;
+      const rows = lines().filter(([r]) => r !== baseline()).map(([r, values]) => [r, values[i]]).sort((a, b) => b[1] - a[1]);
+      tell(x(at[i]), py, `after ${whole(at[i])} tokens · ${printable(name)} + ${whole(at[i] - start)}`,
+        rows.map(([r, value]) => [r, Number.isFinite(value) ? `${signed(value, 1)} nat` : "not finite"]));
+      if (state.drag) { state.drag[1] = at[i]; placeMarks(); }
+    } else if (state.tab === "cost") {
+      const near = under?.(px, py);
+      readout.hidden = !near || near.far > 60;
+      if (!near || near.far > 60) return;
+      const p = frontier().find(({ name }) => name === near.name);
+      tell(near.px, near.py, p.best ? "no other reader saves as much for less" : "another reader saves as much for less",
+        [[p.name, `${intervalText(p.bits)} bit/token at ${COMPARE_COSTS[cost()][2](p.cost)}`]]);
+    } else if (under) {
+      const bucket = breakdown().content.buckets[under(px)];
+      tell(px, py, `${bucket.label} · ${whole(bucket.tokens)} tokens in ${whole(bucket.documents)} document${bucket.documents === 1 ? "" : "s"}`,
+        others().map((name) => [name, intervalText([bucket.gain[name].mean, bucket.gain[name].low, bucket.gain[name].high])]));
+    }
+  }
+  const on = (name, run) => paint.canvas.addEventListener(name, run, { signal });
+  on("pointermove", hover);
+  on("pointerleave", () => { crosshair.hidden = readout.hidden = true; });
+  on("pointerdown", (event) => {
+    view.root.focus({ preventScroll: true });
+    const box = paint.canvas.getBoundingClientRect(), px = event.clientX - box.left, py = event.clientY - box.top;
+    if (state.tab === "tokens") {
+      const i = pointAt(px);
+      paint.canvas.setPointerCapture(event.pointerId);
+      state.drag = [at[i], at[i]];
+      state.from = px;
+    } else if (state.tab === "cost") {
+      const near = under?.(px, py);
+      if (near && near.far < 60) place.set(event.shiftKey ? { baseline: near.name } : { reader: near.name });
+    } else if (under) {
+      state.active = under(px);
+      paint.redraw();
+      speak();
+    }
+  });
+  on("pointerup", (event) => {
+    if (!state.drag) return;
+    const [from, to] = state.drag, px = event.clientX - paint.canvas.getBoundingClientRect().left;
+    state.drag = null;
+    state.anchor = null;
+    if (Math.abs(px - state.from) < 4 || from === to) place.set({ span: null, token: Math.min(at[pointAt(px)], head.tokens - 1) });
+    else brush(nearest(from), nearest(to));
+  });
+  on("pointercancel", () => { state.drag = null; placeMarks(); });
+  on("dblclick", (event) => {
+    if (state.tab !== "tokens") return;
+    const i = pointAt(event.clientX - paint.canvas.getBoundingClientRect().left);
+    const [, start, stop] = documentOf(Math.min(at[i], head.tokens - 1));
+    brush(nearest(start), nearest(stop));
+  });
+
+  /** What the chart shows where the arrows are. */
+  function words() {
+    if (state.tab === "tokens") {
+      const i = state.cursor, value = sum(baseline(), i) - sum(chosen(), i);
+      return `after ${whole(at[i])} tokens ${Number.isFinite(value) ? `${signed(value, 1)} nat` : "not finite"} in all`;
+    }
+    if (state.tab === "cost") {
+      const f = cost() && COMPARE_COSTS[cost()][1](head.figures[chosen()], head.tokens);
+      return f ? `${COMPARE_COSTS[cost()][0]} ${COMPARE_COSTS[cost()][2](f)}` : "its cost was not recorded";
+    }
+    const bucket = breakdown().content?.buckets[state.active];
+    return bucket ? `${bucket.label}: ${others().map((name) => `${label(name)} ${intervalText([bucket.gain[name].mean, bucket.gain[name].low, bucket.gain[name].high])}`).join(", ")}` : "";
+  }
+  return { draw: show, redraw: () => { if (stage.hidden) return; placeMarks(); paint.redraw(); }, breakdown, costs, cost, words };
+}

@@ -1,0 +1,211 @@
+"""ReaderCompare: who did better, where, by how much for sure, at what cost, and what was set otherwise."""
+
+import html
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+
+from fwl_lab import analysis
+from fwl_lab import trace as schema
+from fwl_lab.certificate import HEADINGS, Certificate
+from widgets import compared_runs
+from widgets.badges import badge_text
+from widgets.comparison_tables import breakdown_record
+from widgets.document_view import GROUND, INK, MUTED, visible
+from widgets.packing import pack
+from widgets.selection import Selection
+from widgets.view import Answer, View, source, style
+
+#: Buckets that the longest document is cut into, at most; each holds a power of two of tokens.
+_BUCKETS: Final = 12
+_STILL_POINTS: Final = 160
+_SHAPE: Final = (640, 200)  # of the still picture
+
+_BREAKDOWNS: Final = {
+    "position": "position in the document",
+    "occurrence": "earlier occurrences in the document",
+    "repetition": "repetition",
+    "class": "kind of token",
+    "frequency": "frequency in training",
+}
+
+
+class ReaderCompare(View):
+    """Readers, or runs, side by side: figures with intervals, settings that differ, and where the gain comes from.
+
+    Parameters
+    ----------
+    trace : Dataset, or mapping from name of a run to Dataset
+        Several runs must be over the same tokens. The first one's readers keep their names, the others' are called
+        "run: reader"; a reader that was the same in both is not repeated.
+    selection : Selection, optional
+        Shared with other views; with several runs, one of `ReaderCompare(...).trace`, which holds all readers.
+    counts : (V,) int, optional
+        How often each token id occurs in the model's training split; with it, gain by frequency is shown.
+
+    Raises
+    ------
+    ValueError
+        The runs are of unlike tokens; `selection` does not know a reader that is compared; `counts` does not fit.
+    """
+
+    _esm = source("reader_compare_charts", "reader_compare_panels", "reader_compare")
+    _css = style("reader_compare")
+
+    def __init__(
+        self,
+        trace: xr.Dataset | Mapping[str, xr.Dataset],
+        *,
+        selection: Selection | None = None,
+        counts: np.ndarray | None = None,
+    ) -> None:
+        # A Dataset is a mapping, too.
+        runs = {"": trace} if isinstance(trace, xr.Dataset) else dict(trace)
+        found = compared_runs.sources(runs)
+        unknown = [name for name in found if selection is not None and name not in selection._readers]
+        if unknown:
+            raise ValueError(
+                f"the selection knows no reader {', '.join(map(repr, unknown))}; expected one made for all runs: "
+                "compare = ReaderCompare(runs), then selection=compare.selection in the other views"
+            )
+        self._scores: xr.Dataset | None = compared_runs.together(runs, found)
+        self._counts = counts
+        self._known: dict[tuple[str, ...], dict[str, Any]] = {}
+        if counts is not None:
+            _check_counts(counts, self._scores)
+        at, sums = compared_runs.cumulative_points(self._scores)
+        layout, data = pack({"at": at, "sums": sums})
+        head = {
+            "columns": layout,
+            "readers": compared_runs.styles(runs, found),
+            "order": list(found),
+            "runs": list(runs),
+            "figures": compared_runs.plain_figures(self._scores),
+            "documents": compared_runs.documents(self._scores),
+            "tokens": self._scores.sizes[schema.TOKEN],
+            "exact": len(at) == self._scores.sizes[schema.TOKEN] + 1,
+            "badges": {name: _badge(found) for name, found in compared_runs.badges(runs, found).items()},
+            "headings": list(HEADINGS),
+            "settings": compared_runs.settings(runs, found),
+            "breakdowns": [[by, text] for by, text in _BREAKDOWNS.items() if by != "frequency" or counts is not None],
+            "strange": compared_runs.not_finite(self._scores),
+        }
+        whole = trace if isinstance(trace, xr.Dataset) else self._scores
+        super().__init__(whole, selection=selection, head=head, data=data)
+
+    def answer(self, question: Mapping[str, Any]) -> Answer | Future[Answer]:
+        if self._scores is None:
+            raise ValueError("this view was closed; run its cell again")
+        baseline = str(question.get("baseline"))
+        match question.get("kind"):
+            case "intervals":
+                return self._once(("intervals", baseline), lambda scores: compared_runs.intervals(scores, baseline)), []
+            case "breakdown":
+                by = str(question.get("by"))
+                return self._once((by, baseline), lambda scores: self._breakdown(scores, by, baseline)), []
+            case "stretch":
+                return compared_runs.stretch(self._scores, int(question["start"]), int(question["stop"]), baseline), []
+        return super().answer(question)
+
+    def foreseen(self) -> Iterable[dict[str, Any]]:
+        assert self.selection is not None
+        first = self.selection.baseline
+        for baseline in sorted(self.head["order"], key=lambda name: name != first):
+            yield {"kind": "intervals", "baseline": baseline}
+            for by, _ in self.head["breakdowns"]:
+                yield {"kind": "breakdown", "by": by, "baseline": baseline}
+
+    def fallback_html(self) -> str:
+        assert self.selection is not None and self._scores is not None
+        return still_picture(self.head, self._scores, self.selection.baseline)
+
+    def close(self) -> None:
+        super().close()
+        self._scores = None
+        self._known.clear()
+
+    def _once(self, key: tuple[str, ...], compute: Callable[[xr.Dataset], dict[str, Any]]) -> dict[str, Any]:
+        """What does not change is computed once."""
+        assert self._scores is not None
+        if key not in self._known:
+            self._known[key] = compute(self._scores)
+        return self._known[key]
+
+    def _breakdown(self, scores: xr.Dataset, by: str, baseline: str) -> dict[str, Any]:
+        match by:
+            case "position":
+                longest = int(scores[schema.POSITION].max()) + 1
+                bucket = 2 ** max(int(np.ceil(np.log2(longest / _BUCKETS))), 4)
+                result = analysis.gain_by_position(scores, bucket, baseline=baseline)
+            case "occurrence":
+                result = analysis.gain_by_occurrence(scores, baseline=baseline)
+            case "repetition":
+                result = analysis.gain_by_repetition(scores, baseline=baseline)
+            case "class":
+                result = analysis.gain_by_token_class(scores, baseline=baseline)
+            case "frequency" if self._counts is not None:
+                result = analysis.gain_by_frequency(scores, self._counts, baseline=baseline)
+            case "frequency":
+                raise ValueError("how often tokens occur in training is not known: ReaderCompare(trace, counts=...)")
+            case _:
+                raise ValueError(f"no breakdown by {by!r}; expected one of {', '.join(_BREAKDOWNS)}")
+        return {"title": _BREAKDOWNS[by], "buckets": breakdown_record(result)} | compared_runs.method(result)
+
+
+def still_picture(head: Mapping[str, Any], scores: xr.Dataset, baseline: str) -> str:
+    """Cumulative gains and figures, without intervals, as inert HTML."""
+    at, sums = compared_runs.cumulative_points(scores, _STILL_POINTS)
+    row = head["order"].index(baseline)
+    gains = sums[row] - sums
+    width, height = _SHAPE
+    known = gains[np.isfinite(gains)]
+    low, high = min(known.min(initial=0), 0.0), max(known.max(initial=0), 1e-9)
+    y = (1 - (gains - low) / (high - low)) * height
+    lines = "".join(
+        f'<polyline fill="none" stroke-width="2" stroke="{head["readers"][name]["colour"]}" points="'
+        + " ".join(f"{x:.1f},{v:.1f}" for x, v in zip(at / at[-1] * width, line, strict=True) if np.isfinite(v))
+        + '"/>'
+        for name, line in zip(head["order"], y, strict=True)
+    )
+    texts = []
+    for name in head["order"]:
+        figures, look = head["figures"][name], head["readers"][name]
+        mean = "not finite" if figures["nll"] is None else f"{figures['nll']:.3f}"
+        total = gains[head["order"].index(name), -1] / at[-1]
+        gain = "baseline" if name == baseline else f"{total:+.3f}" if np.isfinite(total) else "not finite"
+        texts.append(
+            f'<tr><th scope="row" style="text-align:left"><span style="color:{look["colour"]}">■</span> '
+            f"{visible(look['label'])}</th><td>{mean}</td><td>{gain}</td>"
+            f"<td>{visible(head['badges'][name]['text'])}</td></tr>"
+        )
+    ground, ink, muted = (f"light-dark({light}, {dark})" for light, dark in (GROUND, INK, MUTED))
+    title = f"cumulative gain over {html.escape(head['readers'][baseline]['label'])}, up to {high:+,.0f} nat"
+    return (
+        f'<div style="color-scheme:light dark;color:{ink};background:{ground};padding:8px 12px;max-width:760px">'
+        f'<svg viewBox="-4 -18 {width + 8} {height + 40}" role="img" aria-label="{title}" width="100%">'
+        f'<text y="-6" font-size="12" fill="{muted}">{title}</text><text x="{width}" y="{height + 18}" font-size="12" '
+        f'text-anchor="end" fill="{muted}">{at[-1]:,} tokens</text>{lines}</svg><table><thead><tr><th>reader</th>'
+        f"<th>NLL [nat/token]</th><th>gain [nat/token]</th><th>certificate</th></tr></thead><tbody>{''.join(texts)}"
+        "</tbody></table></div>"
+    )
+
+
+def _badge(certificate: Certificate | None) -> dict[str, Any]:
+    """A certificate for the browser: its state, what its badge says, and a row of texts a check."""
+    if certificate is None:
+        return {"state": "absent", "text": badge_text(None), "rows": [], "summary": "not certified"}
+    state = "passed" if certificate.passed else "failed"
+    rows = [list(check.texts()) for check in certificate.checks]
+    return {"state": state, "text": badge_text(certificate), "rows": rows, "summary": certificate.summary}
+
+
+def _check_counts(counts: np.ndarray, scores: xr.Dataset) -> None:
+    """Complain at once, not when the breakdown is looked at."""
+    top = int(scores[schema.TOKEN_ID].max())
+    if np.ndim(counts) != 1 or len(counts) <= top or np.min(counts) < 0:
+        raise ValueError(
+            f"counts must be one number, 0 or more, for each token id up to {top}, not shape {np.shape(counts)}"
+        )
