@@ -1,0 +1,151 @@
+// What a document looks like: colours of a measure, rows of text, the map of the whole, the panel of one token.
+
+/** A measure of the selected reader: its value of a token, its place on a colour scale, and what the legend says. */
+function measureOf(name, { pages, ranks, reader, baseline, head }) {
+  const own = pages.nll[reader], other = pages.nll[baseline];
+  const label = (key) => head.readers[key].label;
+  if (name === "gain") {
+    const value = (t) => other[t] - own[t];
+    const limit = Math.max(0.5, Math.ceil(2 * quantile(pages.loaded, (t) => Math.abs(value(t)), 0.9)) / 2);
+    return {
+      name, value, limit, unit: "nat", share: (x) => x / limit, show: (x) => signed(x), colour: diverging, low: -1,
+      title: `gain of ${label(reader)} over ${label(baseline)}`, ends: [`worse −${limit}`, `+${limit} nat better`],
+    };
+  }
+  if (name === "nll") {
+    const limit = Math.max(2, Math.ceil(quantile(pages.loaded, (t) => own[t], 0.95)));
+    return {
+      name, value: (t) => own[t], limit, unit: "nat", share: (x) => x / limit, show: (x) => fixed(x), low: 0,
+      colour: fromGround, title: `NLL of ${label(reader)}`, ends: ["0", `${limit} nat or more`],
+    };
+  }
+  const found = ranks.get(reader);
+  if (!(found instanceof Int32Array)) return null;
+  const most = Math.max(10, found.reduce((a, b) => Math.max(a, b), 0));
+  return {
+    name, value: (t) => (t < pages.loaded && found[t] >= 0 ? found[t] + 1 : NaN), limit: most + 1, low: 0, colour: fromGround, unit: "rank",
+    share: (x) => Math.log(x) / Math.log(most + 1), show: (x) => (Number.isFinite(x) ? `rank ${whole(x)}` : "not recorded"),
+    title: `rank of each token for ${label(reader)}, log scale`, ends: ["1st expected", `rank ${whole(most + 1)}`],
+  };
+}
+
+/** cividis that grows out of the page's ground, so that what was expected stays quiet. */
+const fromGround = (share) =>
+  blend(channels(palette().ground), magnitude(clamp(share, 0, 1)), Math.min(1, 0.06 + 1.9 * clamp(share, 0, 1)));
+
+/** A quantile of what a function gives for the loaded tokens, by a sample of them. */
+function quantile(count, value, share) {
+  const step = Math.max(1, Math.floor(count / 20000));
+  const sample = Float64Array.from({ length: Math.floor(count / step) }, (_, i) => value(i * step)).filter(Number.isFinite).sort();
+  return sample.length ? sample[Math.floor(share * (sample.length - 1))] : 0;
+}
+
+/** 256 grounds and inks of a measure, in the colours of the theme. */
+function paints(measure) {
+  return Array.from({ length: 256 }, (_, i) => {
+    const rgb = measure.colour(measure.low + ((1 - measure.low) * i) / 255);
+    return [css(rgb), measure.low < 0 ? palette().ink : inkOn(rgb)];
+  });
+}
+const paintOf = (measure, table, x) => table[Math.round((255 * (clamp(measure.share(x), measure.low, 1) - measure.low)) / (1 - measure.low))];
+
+/** The legend of a measure: what it is, and its colours with their ends. */
+function legendOf(measure, table) {
+  const stops = table.filter((_, i) => i % 15 === 0).map(([ground]) => ground);
+  return [
+    h("span", {}, measure.ends[0]),
+    h("i", { style: `background: linear-gradient(to right, ${stops.join(", ")})`, role: "img", "aria-label": `colours: ${measure.title}` }),
+    h("span", {}, measure.ends[1]),
+    h("span", { class: "fwl-odd", title: "not a number, or infinite" }, "not finite"),
+  ];
+}
+
+/** One piece of a token on a line. */
+function tokenSpan(pages, [t, from, to, , columns]) {
+  const piece = pages.parsed[pages.codes[t]];
+  const span = document.createElement("span");
+  span.token = t;
+  if (piece.plain) span.textContent = piece.text.slice(from, to);
+  else {
+    let run = "";
+    for (const { shown, kind } of piece.cells.slice(from, to)) {
+      if (kind === "") { run += shown; continue; }
+      if (run) span.append(run);
+      run = "";
+      const mark = document.createElement("i");
+      mark.className = kind;
+      mark.textContent = shown;
+      span.append(mark);
+    }
+    if (run) span.append(run);
+    span.style.width = `${columns}ch`; // whatever font a character comes from, columns are kept
+    span.classList.add("fixed");
+  }
+  return span;
+}
+
+/** The whole trace from top to bottom: means of a measure in bins, what is seen, selected, found and paid for. */
+function drawMap(context, width, height, { bins, measure, table, tokens, loaded, view, starts, selected, pinned, span, sources, found }) {
+  const colours = palette();
+  const y = (token) => (token / Math.max(tokens, 1)) * height;
+  const [left, right] = [7, width - 7], middle = measure?.low < 0 ? (left + right) / 2 : left;
+  if (starts.length <= height / 4) {
+    context.fillStyle = colours.line;
+    for (const start of starts.slice(1)) context.fillRect(0, Math.round(y(start)), width, 1);
+  }
+  if (measure !== null) {
+    const most = Math.max(...bins.means.filter(Number.isFinite).map(Math.abs), 1e-9);
+    bins.means.forEach((mean, i) => {
+      if (!Number.isFinite(mean)) return;
+      const length = (Math.abs(mean) / most) * (right - middle);
+      const shade = table[Math.round((255 * Math.abs(mean)) / most)][0];
+      context.fillStyle = measure.low < 0 ? (mean >= 0 ? colours.better : colours.worse) : shade;
+      context.fillRect(mean < 0 ? middle - length : middle, i * bins.height, Math.max(length, 0.5), bins.height);
+    });
+    context.fillStyle = colours.line;
+    if (measure.low < 0) context.fillRect(middle - 0.5, 0, 1, y(loaded));
+  }
+  if (loaded < tokens) {
+    context.fillStyle = colours.line;
+    context.globalAlpha = 0.5;
+    context.fillRect(0, y(loaded), width, height - y(loaded));
+    context.globalAlpha = 1;
+  }
+  if (span) {
+    context.fillStyle = colours.accent;
+    context.globalAlpha = 0.22;
+    context.fillRect(0, y(span[0]), width, Math.max(y(span[1]) - y(span[0]), 2));
+    context.globalAlpha = 1;
+    context.fillRect(0, y(span[0]), 2, Math.max(y(span[1]) - y(span[0]), 2));
+  }
+  context.fillStyle = colours.ink;
+  context.globalAlpha = 0.1;
+  context.fillRect(0, y(view[0]), width, Math.max(y(view[1]) - y(view[0]), 3));
+  context.globalAlpha = 0.6;
+  context.strokeStyle = colours.ink;
+  context.strokeRect(0.5, y(view[0]) + 0.5, width - 1, Math.max(y(view[1]) - y(view[0]), 3));
+  context.globalAlpha = 1;
+  context.fillStyle = colours.accent;
+  for (const row of new Set(found.map(([t]) => Math.round(y(t))))) context.fillRect(width - 6, row, 6, 1.5);
+  for (const [token, share] of sources) {
+    context.fillStyle = share >= 0 ? colours.accent : colours.dark ? "#f5a04e" : "#b35a00";
+    context.fillRect(0, Math.round(y(token)) - 1, 7, 3);
+  }
+  context.fillStyle = colours.ink;
+  if (pinned !== null) context.fillRect(width - 12, Math.round(y(pinned)) - 1, 12, 2);
+  context.fillRect(0, Math.round(y(selected)) - 1, width, 2);
+}
+
+/** Means of a measure over equal stretches of the whole trace, about two pixels each. */
+function binned(measure, tokens, loaded, height) {
+  const count = clamp(Math.floor(height / 2), 1, Math.max(tokens, 1));
+  const means = Array.from({ length: count }, (_, i) => {
+    let sum = 0, some = 0;
+    for (let t = Math.floor((i * tokens) / count); t < Math.min(Math.floor(((i + 1) * tokens) / count), loaded); t += 1) {
+      const x = measure.value(t);
+      if (Number.isFinite(x)) { sum += measure.name === "rank" ? Math.log(x) : x; some += 1; }
+    }
+    return some ? sum / some : NaN;
+  });
+  return { means, height: height / count, tokens: tokens / count };
+}
