@@ -9,8 +9,9 @@ from typing import Protocol
 
 import nbformat
 import pytest
+from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
-from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Route, ViewportSize, sync_playwright
 
 from .access import find_violations, install_axe
 from .budgets import Budget, write_budgets
@@ -32,6 +33,8 @@ FLAGS = [
 VIEWPORT: ViewportSize = {"width": 1400, "height": 1000}
 # One name each for a session: JupyterLab remembers layouts by it.
 NUMBERS = itertools.count()
+# An answer from the page comes after all that it has reported before.
+SETTLED = "() => new Promise(done => setTimeout(done))"
 BUDGETS = pytest.StashKey[list[Budget]]()
 
 
@@ -101,9 +104,8 @@ def page(context: BrowserContext, watched: Watch) -> Iterator[Page]:
     """A page that must report no error and ask nothing of another machine."""
     opened = context.new_page()
     yield opened
-    # An answer from the page comes after all that it has reported before.
     if not opened.is_closed():
-        opened.evaluate("() => new Promise(done => setTimeout(done))")
+        opened.evaluate(SETTLED)
     opened.close()
 
 
@@ -113,7 +115,7 @@ def open_notebook(page: Page, lab: JupyterLab) -> OpenNotebook:
 
     def open_it(cells: list[str] | Path, *, run: bool = True, parameters: dict | None = None) -> LabNotebook:
         if isinstance(cells, Path):
-            made = nbformat.read(cells, as_version=4)
+            made = load_notebook_node(str(cells))
         else:
             made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
         made.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -131,21 +133,39 @@ def open_notebook(page: Page, lab: JupyterLab) -> OpenNotebook:
 
 
 @pytest.fixture
-def open_file(browser: Browser) -> Iterator[Callable[[Path], Page]]:
-    """Call it with the path of an HTML file to open it with the network off; it must work, and report no error."""
-    alone = browser.new_context(viewport=VIEWPORT, offline=True)
-    seen = watch(alone)
+def alone(browser: Browser) -> Iterator[tuple[BrowserContext, Watch]]:
+    """Where files are opened, with the network off, and what they report."""
+    context = browser.new_context(viewport=VIEWPORT, offline=True)
+    context.set_default_timeout(60_000)
+    seen = watch(context)
+    yield context, seen
+    for opened in context.pages:
+        opened.evaluate(SETTLED)
+    context.close()
+    seen.assert_clean()
+
+
+@pytest.fixture
+def open_file(alone: tuple[BrowserContext, Watch]) -> Callable[[Path], Page]:
+    """Call it with the path of an HTML file to open it; it must work with no network and no file beside it."""
+    context, seen = alone
 
     def open_it(path: Path) -> Page:
-        opened = alone.new_page()
-        opened.goto(path.resolve().as_uri())
+        address = path.resolve().as_uri()
+
+        def guard(route: Route) -> None:
+            if route.request.url == address:
+                route.continue_()
+            else:
+                seen.foreign.append(route.request.url)
+                route.abort()
+
+        opened = context.new_page()
+        opened.route("**/*", guard)
+        opened.goto(address)
         return opened
 
-    yield open_it
-    for opened in alone.pages:
-        opened.evaluate("() => new Promise(done => setTimeout(done))")
-    alone.close()
-    seen.assert_clean()
+    return open_it
 
 
 @pytest.fixture(scope="session")

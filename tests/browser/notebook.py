@@ -69,7 +69,7 @@ class LabNotebook:
     def _finish(self, check: bool) -> None:
         self.wait_idle()
         if check:
-            assert self.errors() == [], "cells failed"
+            assert not (failed := self.errors()), f"cells failed: {failed}"
 
     def errors(self) -> list[str]:
         """Return what failed in which cell, `cell 2: ValueError: …`."""
