@@ -125,7 +125,7 @@ class ReaderCompare(View):
     def close(self) -> None:
         super().close()
         self._scores = None
-        self._known.clear()
+        self._known = {}  # also of a view that refused its arguments
 
     def _once(self, key: tuple[str, ...], compute: Callable[[xr.Dataset], dict[str, Any]]) -> dict[str, Any]:
         """What does not change is computed once."""

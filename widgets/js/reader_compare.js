@@ -137,9 +137,9 @@ async function render({ model, el, signal }) {
     return h("tr", { "aria-selected": String(name === chosen()), "data-reader": name, onclick: pick, title: "click: select; Shift+click: measure gains against it" },
       h("th", { scope: "row" }, swatch(style(name)), " ", h("bdi", {}, printable(label(name)))),
       cell(f.nll === null ? "not finite" : fixed(f.nll, 3)), cell(f.perplexity === null ? "not finite" : f.perplexity < 1e4 ? fixed(f.perplexity, 2) : brief(f.perplexity), "fwl-wide"),
-      cell(f.bits_per_byte === null ? "–" : fixed(f.bits_per_byte, 3)), h("td", {}, gain),
+      cell(f.bits_per_byte === null ? (f.nll === null ? "not finite" : "–") : fixed(f.bits_per_byte, 3)), h("td", {}, gain),
       cell(f.seconds ? brief(f.seconds) : "–", "fwl-wide"), cell(f.tokens_per_second === null ? "–" : whole(Math.round(f.tokens_per_second))),
-      cell(scaled(f.peak_bytes, "B")), cell(scaled(f.flops_per_token, "")),
+      cell(scaled(f.peak_bytes, "B"), "fwl-slim"), cell(scaled(f.flops_per_token, ""), "fwl-slim"),
       h("td", {}, h("button", { type: "button", tabindex: "-1", class: `fwl-badge ${badge.state}`, "aria-expanded": String(state.badge === name),
         title: badge.text, onclick: (event) => { event.stopPropagation(); openBadge(name); } }, `${BADGE_MARKS[badge.state]} ${badge.text}`)));
   }
@@ -152,12 +152,12 @@ async function render({ model, el, signal }) {
   function drawReaders() {
     const entry = readers.length > 1 ? intervals() : { error: null }, answer = entry.content;
     const domain = reach(others().flatMap((name) => [gainBetween(name, 0, points - 1), ...(answer?.gain[name] ?? [])]));
-    const heads = [["reader"], ["NLL [nat/token]", 1], ["perplexity", 1, 1], ["bit/byte", 1], [`gain over ${label(baseline())} [nat/token]`],
-      ["time [s]", 1, 1], ["tokens/s", 1], ["memory", 1], ["FLOP/token", 1], ["certificate"]];
+    const heads = [["reader"], ["NLL [nat/token]", 1], ["perplexity", 1, "fwl-wide"], ["bit/byte", 1], [`gain over ${label(baseline())} [nat/token]`],
+      ["time [s]", 1, "fwl-wide"], ["tokens/s", 1], ["memory", 1, "fwl-slim"], ["FLOP/token", 1, "fwl-slim"], ["certificate"]];
     const rows = readers.flatMap((name) => [readerRow(name, domain, answer), state.badge === name ? badgeRow(name) : null].filter(Boolean));
     const method = entry.error ? `Intervals: ${entry.error.message}` : answer ? methodWords(answer, head.documents.length) : "Intervals are being drawn …";
-    readersPlace.replaceChildren(h("table", { role: "grid", "aria-label": "readers" }, h("thead", {}, h("tr", {}, heads.map(([text, number, wide]) =>
-      h("th", { scope: "col", class: `${number ? "fwl-number" : ""} ${wide ? "fwl-wide" : ""}` }, text)))), h("tbody", {}, rows)),
+    readersPlace.replaceChildren(h("table", { role: "grid", "aria-label": "readers" }, h("thead", {}, h("tr", {}, heads.map(([text, number, kind]) =>
+      h("th", { scope: "col", class: `${number ? "fwl-number" : ""} ${kind ?? ""}` }, text)))), h("tbody", {}, rows)),
     h("p", { class: "fwl-method" }, readers.length > 1 ? method : "One reader only: record another one, or give runs, {name: trace}, to compare with."));
     if (state.tab !== "tokens") drawChart();
   }
@@ -166,7 +166,7 @@ async function render({ model, el, signal }) {
     const hidden = different.length - shown.length;
     const flip = (field, text) => button(text, () => { state[field] = !state[field]; drawSettings(); }, { "aria-expanded": String(state[field]), class: "fwl-quiet" });
     settingsPlace.replaceChildren(
-      different.length ? settingsTable("What was set otherwise", shown, head) : h("p", {}, "No setting differs."),
+      different.length ? settingsTable("Settings that differ", shown, head) : h("p", {}, "No setting differs."),
       h("div", { class: "fwl-more" }, different.length > SETTINGS_SHOWN ? flip("more", state.more ? "fewer" : `${hidden} more differ`) : null,
         equal.length ? flip("equal", `${equal.length} equal settings ${state.equal ? "shown" : "hidden"}`) : null),
       ...(state.equal ? [h("dl", { class: "fwl-equal" }, equal.flatMap(([name, value]) => [h("dt", {}, name), h("dd", { title: value }, h("bdi", {}, printable(String(value))))]))] : []),
@@ -251,7 +251,7 @@ async function render({ model, el, signal }) {
     words.hidden = state.tab !== "tokens";
     const every = head.exact ? "" : ` Lines are exact at ${whole(points)} points, ${brief(head.tokens / (points - 1))} tokens apart, and straight between.`;
     words.replaceChildren(...(said === null ? [h("span", { class: "fwl-none" }, `Drag over the chart, or Shift + arrows: the mean gains of a stretch, shown in all views.${every}`)]
-      : [h("b", {}, "Stretch "), said.where, ": ", said.gains.flatMap(([name, text], i) => [i ? ", " : "", swatch(style(name)), ` ${printable(label(name))} `, h("b", {}, text)]), " nat/token ",
+      : [h("b", {}, "Stretch "), said.where, ": ", ...said.gains.flatMap(([name, text], i) => [i ? ", " : "", swatch(style(name)), ` ${printable(label(name))} `, h("b", {}, text)]), " nat/token ",
         button("to its biggest gain", () => biggest(), { class: "fwl-quiet", title: "key g" }), button("clear", () => place.set({ span: null }), { class: "fwl-quiet", title: "key x" })]));
   }
   function speak() {

@@ -17,6 +17,9 @@ function intervalText(estimate, digits = 3) {
   return low === null ? `${signed(mean, digits)} [no interval]` : `${signed(mean, digits)} [${signed(low, digits)}, ${signed(high, digits)}]`;
 }
 
+/** A sum of nats: whole numbers where they are large. */
+const nats = (x) => (Math.abs(x) < 100 ? brief(x) : whole(Math.round(x)).replace("-", "−"));
+
 /** A reader's line and mark, as a small picture. */
 function swatch(style) {
   const [node, line] = ["svg", "line"].map((tag) => document.createElementNS("http://www.w3.org/2000/svg", tag));
@@ -87,7 +90,7 @@ function drawCumulative(context, width, height, { at, lines, baseline, documents
   let domain = [0, 0];
   for (const { values } of lines) for (const v of values) if (Number.isFinite(v)) domain = [Math.min(domain[0], v), Math.max(domain[1], v)];
   const y = linear(reach(domain), [bottom, 26]);
-  axes(context, { scale: x, label: "token of the trace" }, { scale: y, label: `cumulative gain over ${baseline} [nat]; its slope is the gain per token` });
+  axes(context, { scale: x, label: "token of the trace" }, { scale: y, format: nats, label: `cumulative gain over ${baseline} [nat]; its slope is the gain per token` });
   drawDocuments(context, x, bottom, documents);
   for (const { style, values, strong } of [...lines].sort((a, b) => a.strong - b.strong)) {
     context.beginPath();
@@ -114,7 +117,7 @@ function drawCumulative(context, width, height, { at, lines, baseline, documents
     context.lineTo(right + 12, places[i]);
     context.stroke();
     context.fillStyle = colours.ink;
-    context.fillText(fitting(context, `${style.label} ${brief(values.at(-1))}`, width - right - 18), right + 16, places[i]);
+    context.fillText(fitting(context, `${style.label} ${nats(values.at(-1))}`, width - right - 18), right + 16, places[i]);
   });
   return x;
 }
@@ -228,9 +231,16 @@ function drawFrontier(context, width, height, { points, title, format, baseline,
   const places = points.map((point) => ({ ...point, px: x(Math.log10(point.cost)), py: y(point.bits[0]) }));
   for (const { style, bits, px } of places) whisker(context, style.colour, px, y, bits[1], bits[2], 1.5);
   for (const { name, style, px, py, best: full } of places) mark(context, style, px, py, name === selected ? 8 : 6, full);
+  const taken = places.map(({ px, py }) => [px - 7, py - 7, px + 7, py + 7]);
   for (const { name, style, px, py } of places) {
     context.font = `${name === selected ? "600 " : ""}12px system-ui, sans-serif`;
-    haloed(context, style.label, px + 10, py - 5);
+    const long = context.measureText(style.label).width;
+    // Beside the mark, where no other mark or name is.
+    const free = [[10, -4], [10, 16], [-10 - long, -4], [-10 - long, 16], [10, 32], [-10 - long, -20]].map(([dx, dy]) => [px + dx, py + dy])
+      .find(([left, low]) => left > 62 && left + long < width && low < bottom + 4 && low > 14
+        && taken.every(([x0, y0, x1, y1]) => left > x1 || left + long < x0 || low < y0 || low - 14 > y1)) ?? [px + 10, py - 4];
+    taken.push([free[0], free[1] - 14, free[0] + long, free[1]]);
+    haloed(context, style.label, ...free);
   }
   return (cx, cy) => places.reduce((near, p) => {
     const far = Math.hypot(p.px - cx, p.py - cy);

@@ -99,9 +99,10 @@ function compareCharts(shared) {
     readout.replaceChildren(h("b", {}, title), h("dl", {}, rows.flatMap(([name, text]) =>
       [h("dt", { class: name === chosen() ? "fwl-strong" : null }, swatch(style(name)), ` ${printable(label(name))}`), h("dd", {}, text)])));
     readout.hidden = false;
-    const wide = stage.clientWidth, size = readout.offsetWidth;
-    readout.style.left = `${px + size + 22 > wide ? Math.max(px - size - 14, 0) : px + 14}px`;
-    readout.style.top = `${clamp(py - 30, 4, Math.max(4, 300 - readout.offsetHeight))}px`;
+    // To the left of the pointer and high up where there is room: lines that rise leave that free.
+    const size = readout.offsetWidth;
+    readout.style.left = `${px - size - 14 > 62 ? px - size - 14 : px + 14}px`;
+    readout.style.top = `${clamp(py, 4, Math.max(4, 290 - readout.offsetHeight))}px`;
   }
   function pointAt(px) {
     return nearest(clamp(x.back(px), 0, head.tokens));
@@ -114,8 +115,8 @@ function compareCharts(shared) {
       crosshair.hidden = false;
       crosshair.style.left = `${x(at[i])}px`;
       const rows = lines().filter(([r]) => r !== baseline()).map(([r, values]) => [r, values[i]]).sort((a, b) => b[1] - a[1]);
-      tell(x(at[i]), py, `after ${whole(at[i])} tokens · ${printable(name)} + ${whole(at[i] - start)}`,
-        rows.map(([r, value]) => [r, Number.isFinite(value) ? `${signed(value, 1)} nat` : "not finite"]));
+      tell(x(at[i]), 30, `after ${whole(at[i])} tokens · ${printable(name)} + ${whole(at[i] - start)}`,
+        rows.map(([r, value]) => [r, Number.isFinite(value) ? `${nats(value)} nat` : "not finite"]));
       if (state.drag) { state.drag[1] = at[i]; placeMarks(); }
     } else if (state.tab === "cost") {
       const near = under?.(px, py);
