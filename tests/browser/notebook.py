@@ -89,7 +89,7 @@ class LabNotebook:
         self.page.wait_for_function("() => openNotebook().sessionContext.session?.kernel?.status === 'idle'")
 
     def ask(self, expression: str) -> Any:
-        """Return the value of a Python expression in the kernel, by way of JSON; asked after all that the page sent.
+        """Return a Python expression's value in the kernel, by way of JSON; asked after all that widgets had to send.
 
         Raises
         ------
@@ -99,6 +99,8 @@ class LabNotebook:
         answer = self.page.evaluate(
             """async code => {
               const {kernel} = openNotebook().sessionContext.session;
+              // A widget sends its latest change once the kernel is idle after the one before it: when this is done.
+              await kernel.requestExecute({code: "", store_history: false}).done;
               const request = {code: "", silent: false, store_history: false, user_expressions: {answer: code}};
               return (await kernel.requestExecute(request).done).content.user_expressions.answer;
             }""",

@@ -6,7 +6,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,23 +80,23 @@ class JupyterLab:
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
         try:
-            self.url = self._wait()
+            self._wait()
         except BaseException:
             self.close()
             raise
 
-    def _wait(self) -> str:
-        """Return the address once the server answers there."""
+    def _wait(self) -> None:
+        """Learn the address, once the server answers there."""
         while True:
             try:
                 self._process.wait(timeout=0.1)
             except subprocess.TimeoutExpired:
                 for path in self._runtime.glob("jpserver-*.json"):
-                    # It is written by another process: half of it may be there.
-                    if (text := path.read_text(encoding="utf-8")).endswith("}"):
-                        self.url = json.loads(text)["url"].rstrip("/")
+                    # Half of it may be there, and nobody may be listening yet.
+                    with suppress(json.JSONDecodeError, urllib.error.URLError):
+                        self.url = json.loads(path.read_text(encoding="utf-8"))["url"].rstrip("/")
                         self.ask("api/status")
-                        return self.url
+                        return
             else:
                 said = self._log.read_text(encoding="utf-8", errors="replace")
                 raise RuntimeError(f"JupyterLab ended before it answered; it said:\n{said[-4000:]}")
