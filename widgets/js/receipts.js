@@ -6,7 +6,7 @@ const RECEIPT_TABS = [["sources", "Sources"], ["distance", "By distance"], ["doc
 function receiptWords(receipt, styles, reader) {
   const [first] = receipt.sources;
   const strongest = first ? `; strongest source ${printable(first.text)}, ${whole(first.distance)} earlier, ${signed(first.share)}` : "";
-  return `${printable(receipt.text)} at ${whole(receipt.position)}: ${styles[reader].label} gained ${signed(receipt.gain)} nat, `
+  return `${printable(receipt.text)} at ${whole(receipt.position)}: ${styles[reader].label} gained ${signed(receipt.gain)} nat over θ₀, `
     + `gross ${fixed(receipt.gross)}${strongest}`;
 }
 
@@ -161,7 +161,7 @@ async function render({ model, el, signal }) {
     const rest = current.net - complete;
     const title = h("div", { class: "fwl-question" },
       h("div", {}, "Who paid for ", h("bdi", { class: "fwl-before" }, printable(current.before)), token(current.text, { class: "fwl-token fwl-here" }), "?"),
-      h("small", {}, `position ${whole(current.position)} · gross ${fixed(current.gross)} nat behind a net of ${signed(current.net)}, residual `
+      h("small", {}, `position ${whole(current.position)} · gain over θ₀, before adapting · gross ${fixed(current.gross)} nat behind a net of ${signed(current.net)}, residual `
         + `${brief(current.residual)} · the ${current.sources.length} listed hold ${signed(complete)}, all others ${signed(rest)}`));
     const top = h("div", { class: "fwl-top" }, title, balance(current));
     if (!current.sources.length) {
