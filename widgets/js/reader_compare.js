@@ -259,7 +259,8 @@ async function render({ model, el, signal }) {
     const own = name === baseline() ? "is the baseline" : `gains ${gain ? intervalText(gain) : signed(gainBetween(name, 0, points - 1) ?? NaN, 3)} nat/token over ${label(baseline())}`;
     const said = state.tab === "tokens" ? stretchWords() : null;
     const more = said ? `stretch ${said.where}: ${said.gains.map(([other, text]) => `${label(other)} ${text}`).join(", ")} nat/token` : charts.words();
-    view.status.textContent = `${printable(label(name))} ${own}; NLL ${fixed(f.nll ?? NaN, 3)}; ${head.badges[name].text}${more ? ` · ${more}` : ""}`;
+    view.status.textContent = `${printable(label(name))} ${own}; NLL ${fixed(f.nll ?? NaN, 3)}; ${head.badges[name].text}`
+      + ` · token ${whole(place.get("token"))} · ${more}`;
   }
   function drawNotice() {
     const rows = Object.entries(head.strange).map(([name, [count, first]]) => h("p", {},
