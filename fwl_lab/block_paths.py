@@ -20,9 +20,11 @@ from . import trace as schema
 from .fast_weights import FastWeightState
 from .fast_weights.rule import PARAMETERS
 from .observing import Observer
+from .path_integral import Integral, Parts, Rule, integrate
 from .readers import FastWeightReader
 from .windows import Context
 
+RULE = Rule(nodes=16, tolerance=1e-4, most=2048)
 CALL = 512  # tokens between two states that a replay can start from
 
 
@@ -110,9 +112,10 @@ class BlockPaths:
         """NLL at θ₀."""
         return float(_Target(self, token - self.first).nll(torch.zeros(1, 1).double())[0])
 
-    def shares(self, token: int, nodes: int) -> dict[str, np.ndarray]:
+    def shares(self, token: int, rule: Rule) -> Integral:
         """What each source paid of the gain, (n,) nats, by parameter."""
-        return _Target(self, token - self.first).shares(nodes)
+        target = _Target(self, token - self.first)
+        return integrate(target.slope, lambda alpha: float(target.nll(torch.tensor([[alpha]]).double())[0]), rule)
 
     def held(self, token: int, sources: Sequence[int]) -> np.ndarray:
         """NLL without the update of each of some sources (trace indices), the others as they were."""
@@ -218,9 +221,9 @@ class _Target:
         return logits.logsumexp(1) - logits[:, self.label]
 
     @torch.no_grad()
-    def shares(self, nodes: int) -> dict[str, np.ndarray]:
-        """−∫ ⟨∇L(α), ρ_i u_i⟩ dα of each source (n,), by parameter, with Gauss–Legendre nodes."""
-        alpha, weights = (torch.from_numpy(x)[:, None] for x in gauss_legendre(nodes))
+    def slope(self, places: np.ndarray, weighted: np.ndarray) -> Parts:
+        """−Σ w ⟨∇L(α), ρ_i u_i⟩ over places α and weights w (N,), of each source (n,), by parameter."""
+        alpha, weights = (torch.from_numpy(x)[:, None] for x in (places, weighted))
         way = self._forward(alpha)
         unembedding = self.paths.head[0]
         d_out = way["logits"].softmax(1) @ unembedding - unembedding[self.label]
@@ -267,12 +270,6 @@ def holds_factors(trace: xr.Dataset, name: str, parameters: Sequence[str]) -> bo
     """Whether a trace holds a reader's factors of all these parameters."""
     recorded = all(schema.delta_name(parameter) in trace for parameter in parameters)
     return trace.attrs.get(schema.FACTORED) == name and recorded
-
-
-def gauss_legendre(nodes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and weights on [0, 1]."""
-    places, weights = np.polynomial.legendre.leggauss(nodes)
-    return (places + 1) / 2, weights / 2
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -4,11 +4,17 @@ All weights of the reading are scaled together: along α, position p is processe
 holds p, cached keys and values included. The NLL of the target is then a function of every Δθ_q within its reach, and
 since Δθ_q = Σ_{j<q} u_j, update j has paid −∫₀¹ Σ_{q>j} ⟨∂L/∂θ_q(α), u_j⟩ dα of the gain.
 
+The path can turn sharply, and its slope, exact, with it. Seen where updates make a text worse: the short embeddings of
+tokens that it repeats move by a sixth of their length, and as they pass through a norm, what later layers attend to
+jumps from one repeat to the next, at another α for each. Twelve nodes then miss the gain by tenths of a nat, and 200
+do not; few texts are of that kind.
+
 Symbols: q segments and j updates (update j ends segment j), u_j what the optimizer made of the weights in one step, its
 decay included; Δθ_q weights in segment q minus θ₀; p positions in the document, W window.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -19,11 +25,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from . import trace as schema
-from .block_paths import gauss_legendre
+from .path_integral import Integral, Parts, Rule, integrate
 from .readers import DynamicEvaluationReader
 from .recording import size_text
 from .windows import Context
 
+RULE = Rule(nodes=12, tolerance=5e-4, most=600)
 MOST_BYTES = 2**33  # of Δθ, one for every segment up to the target
 Weights = dict[str, Tensor]
 
@@ -85,21 +92,10 @@ class ModelPaths:
         """NLL at θ₀."""
         return float(self._nll(token - self.first, lambda q: self.slow_weights))
 
-    def shares(self, token: int, nodes: int) -> dict[str, np.ndarray]:
+    def shares(self, token: int, rule: Rule) -> Integral:
         """What each update paid of the gain, (n,) nats, by parameter."""
-        place, last = token - self.first, (token - self.first) // self.segment
-        total: dict[int, Weights] = {}  # ∫ ∂L/∂θ_q dα
-        for alpha, weight in zip(*gauss_legendre(nodes), strict=True):
-            self._add_gradients(place, float(alpha), float(weight), total)
-        found = {name: np.zeros(last) for name in self.slow_weights}
-        along: Weights = {}  # the sum over all segments after update j
-        for j in reversed(range(last)):
-            for name, gradient in total.pop(j + 1, {}).items():
-                along[name] = along[name].add_(gradient) if name in along else gradient
-            for name, gradient in along.items():
-                step = self.deltas[j + 1][name] - self.deltas[j][name]
-                found[name][j] = -float(torch.dot(gradient.flatten(), step.flatten()))
-        return found
+        place = token - self.first
+        return integrate(partial(self._slope, place), partial(self._scaled_nll, place), rule)
 
     @torch.no_grad()
     def held(self, token: int, sources: Sequence[int]) -> np.ndarray:
@@ -124,6 +120,31 @@ class ModelPaths:
         return found
 
     # -- along the path -------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _scaled_nll(self, place: int, alpha: float) -> float:
+        """L(α)."""
+
+        def weights(q: int) -> Weights:
+            return {name: slow + alpha * self.deltas[q][name] for name, slow in self.slow_weights.items()}
+
+        return float(self._nll(place, weights))
+
+    def _slope(self, place: int, alphas: np.ndarray, weights: np.ndarray) -> Parts:
+        """−Σ w Σ_{q>j} ⟨∂L/∂θ_q(α), u_j⟩ over places α and weights w (N,), of each update j (n,), by parameter."""
+        last = place // self.segment
+        total: dict[int, Weights] = {}  # Σ w ∂L/∂θ_q
+        for alpha, weight in zip(alphas.tolist(), weights.tolist(), strict=True):
+            self._add_gradients(place, alpha, weight, total)
+        found = {name: np.zeros(last) for name in self.slow_weights}
+        along: Weights = {}  # the sum over all segments after update j
+        for j in reversed(range(last)):
+            for name, gradient in total.pop(j + 1, {}).items():
+                along[name] = along[name].add_(gradient) if name in along else gradient
+            for name, gradient in along.items():
+                step = self.deltas[j + 1][name] - self.deltas[j][name]
+                found[name][j] = -float(torch.dot(gradient.flatten(), step.flatten()))
+        return found
 
     def _updates(self, sources: Sequence[int]) -> list[int]:
         return [(source - self.first + 1) // self.segment - 1 for source in sources]

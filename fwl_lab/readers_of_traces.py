@@ -11,14 +11,20 @@ from .measures import require_reader
 from .readers import DynamicEvaluationReader, FastWeightReader, Reader
 
 
-def reader_of(model: LanguageModel, trace: xr.Dataset, name: str, given: Mapping[str, Reader]) -> Reader:
+def reader_of(model: LanguageModel, trace: xr.Dataset, name: str, given: Mapping[str, Reader] | None) -> Reader:
     """A reader that is set as the one of a trace was, made anew or handed in (`given`); receipts know its updates.
 
     Raises
     ------
     ValueError
-        No such reader in the trace; another model; a reader of another kind, or set otherwise.
+        No such reader in the trace, or among those handed in; another model; a reader of another kind, or set
+        otherwise; model and trace exchanged.
     """
+    if not (isinstance(model, LanguageModel) and isinstance(trace, xr.Dataset)):
+        raise ValueError(
+            f"model is a {type(model).__name__} and trace a {type(trace).__name__}; expected a LanguageModel and a "
+            "Dataset: receipt(model, trace, token), but add_receipts(trace, model, tokens)."
+        )
     require_reader(trace, name)
     theirs = json.loads(trace.attrs.get(schema.READERS, "{}")).get(name)
     if theirs is None:
@@ -30,7 +36,9 @@ def reader_of(model: LanguageModel, trace: xr.Dataset, name: str, given: Mapping
             "weights in the same dtype."
         )
     kind = theirs.get("kind")
-    if name in given:
+    if given is not None:
+        if name not in given:
+            raise ValueError(f"readers holds {', '.join(given) or 'none'}; expected {name!r} among them.")
         reader = given[name]
     elif kind == FastWeightReader.__name__:
         reader = FastWeightReader(model, step_scale=theirs["step_scale"])

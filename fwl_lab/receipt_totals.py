@@ -22,8 +22,7 @@ SHARE_BY_PARAMETER: Final = "share_by_parameter"
 HELD: Final = "held"
 REPLAY: Final = "replay"
 
-# Per token, in a trace that holds receipts; NaN where there is none.
-
+# Of a summary.
 KIND: Final = "kind"
 KINDS: Final = ("same token", "same word", "other")
 DISTANCE: Final = "distance"  # first distance of a bin that ends before twice that
@@ -61,7 +60,7 @@ def receipt_summary(receipts: xr.Dataset | Sequence[xr.Dataset], *, reader: str 
     Raises
     ------
     ValueError
-        There is no receipt.
+        There is no receipt, or one stands twice, or they are of several readers.
     """
     if isinstance(receipts, xr.Dataset) and schema.TOKEN_ID in receipts.variables:
         kinds, distances, shares, facts = _of_trace(receipts, reader)
@@ -118,6 +117,15 @@ def _of_receipts(receipts: Sequence[xr.Dataset]) -> tuple[np.ndarray, np.ndarray
     """Kinds, distances and shares of all sources, and the facts about the receipts."""
     if not receipts:
         raise ValueError("there is no receipt; expected some from receipt(), or a trace from add_receipts().")
+    names = sorted({str(one.attrs.get("reader")) for one in receipts})
+    if len(names) > 1:
+        raise ValueError(f"the receipts are of the readers {', '.join(names)}; expected those of one, a summary each.")
+    once: set[tuple[int, float]] = set()  # two traces may each have a receipt of the same token
+    for one in receipts:
+        key = (int(one.attrs["token"]), float(one.attrs["gain"]))
+        if key in once:
+            raise ValueError(f"the receipt of token {key[0]} is given twice; expected each once.")
+        once.add(key)
     kinds = np.concatenate([one[SOURCE_KIND].values for one in receipts])
     distances = np.concatenate([one.attrs["token"] - one[SOURCE].values for one in receipts])
     shares = np.concatenate([one[SHARE].values for one in receipts])

@@ -2,25 +2,29 @@
 
 The gain of a token over θ₀ is split over the earlier tokens (Fast Weight Layers) or updates (dynamic evaluation) that
 caused it: along the common scaling of all updates from 0 to 1, each gets the integral of its own part of the slope.
-These shares sum to the gain, up to a residual that is reported. They cancel: many a large positive share stands against
-a large negative one, so that the gross sum stands beside the net. How a share is computed: `block_paths`,
-`model_paths`.
+These shares sum to the gain, up to a residual that is kept below a tolerance, or else warned of. They cancel: many a
+large positive share stands against a large negative one, so that the gross sum stands beside the net. How a share is
+computed: `path_integral`, `block_paths`, `model_paths`.
 
 A share is no promise of what would have been lost without a source; that is *held* (its update dropped, the others as
 they were) and *replay* (dropped, and everything after it read again), both exact.
 """
 
 import json
+import operator
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import xarray as xr
 
+from . import block_paths, model_paths
 from . import trace as schema
 from .block_paths import BlockPaths
 from .language_model import LanguageModel
 from .matrices import first_source
 from .model_paths import ModelPaths
+from .path_integral import Rule, warn_of_misses
 from .readers import DynamicEvaluationReader, FastWeightReader, Reader
 from .readers_of_traces import reader_of
 from .receipt_totals import (
@@ -35,7 +39,7 @@ from .receipt_totals import (
     source_lengths,
 )
 
-NODES: dict[type[Reader], int] = {FastWeightReader: 16, DynamicEvaluationReader: 12}
+RULES: dict[type[Reader], Rule] = {FastWeightReader: block_paths.RULE, DynamicEvaluationReader: model_paths.RULE}
 
 
 def receipt(
@@ -44,7 +48,7 @@ def receipt(
     token: int,
     reader: str = "fwl",
     *,
-    nodes: int | None = None,
+    tolerance: float | None = None,
     leave_one_out: int = 8,
     replay: bool = True,
     readers: Mapping[str, Reader] | None = None,
@@ -64,8 +68,9 @@ def receipt(
         Index in the trace.
     reader : str
         Of the trace: a FastWeightReader or a DynamicEvaluationReader.
-    nodes : int, optional
-        Of the Gauss–Legendre rule; None: 16, for dynamic evaluation 12.
+    tolerance : float, optional
+        By how much the shares may miss the fall of the NLL along the path, nats: sizes summed over the stretches that
+        it is cut into until they agree. None: 1e-4, for dynamic evaluation 5e-4. Infinite: it is not cut.
     leave_one_out : int
         For so many of the largest shares, of either sign, compute ``held`` and ``replay``.
     replay : bool
@@ -80,17 +85,24 @@ def receipt(
         ``held(source)``, ``replay(source)``: the gain that is lost without the source, nats, NaN where it was not
         computed. Coordinates: ``source``, trace index of the token that was learned (of dynamic evaluation the last of
         the segment), its ``source_text``, and ``source_kind`` (index in `fwl_lab.receipt_totals.KINDS`).
-        Attributes: ``gain``, ``gross`` (Σ|share|) and ``residual`` (gain − Σ share), nats; ``nodes``, ``reader``,
-        ``token``. A token before which nothing was learned has no source.
+        Attributes: ``gain``, ``gross`` (Σ|share|) and ``residual`` (gain − Σ share), nats; ``nodes`` (how often the
+        slope was evaluated), ``reader``, ``token``. A token before which nothing was learned has no source.
+
+    Warns
+    -----
+    UserWarning
+        The shares missed the tolerance after as many evaluations as are made at most (2,048; dynamic evaluation 600);
+        or the trace's NLL is another than the one along the path, so that it was edited, or read in another way.
 
     Raises
     ------
     ValueError
-        No such token or reader; a reader whose weights stand still; a model with other weights than the one that
-        read; a reader set otherwise than in the trace; carried fast weights whose factors the trace does not hold.
+        No such token or reader; arguments exchanged; a reader whose weights stand still; a model with other weights
+        than the one that read; a reader set otherwise than in the trace; carried fast weights whose factors the trace
+        does not hold.
     """
     (found,) = receipts_of(
-        model, trace, [token], reader, nodes=nodes, leave_one_out=leave_one_out, replay=replay, readers=readers
+        model, trace, [token], reader, tolerance=tolerance, leave_one_out=leave_one_out, replay=replay, readers=readers
     )
     return found
 
@@ -101,29 +113,25 @@ def receipts_of(
     tokens: Sequence[int],
     reader: str = "fwl",
     *,
-    nodes: int | None = None,
+    tolerance: float | None = None,
     leave_one_out: int = 8,
     replay: bool = True,
     readers: Mapping[str, Reader] | None = None,
 ) -> list[xr.Dataset]:
     """Receipts of several tokens, in their order; each document is read once for all of them. See :func:`receipt`."""
-    tokens = [int(token) for token in tokens]
-    count = trace.sizes[schema.TOKEN]
-    wrong = [token for token in tokens if not 0 <= token < count]
-    if wrong:
-        raise ValueError(f"token is {wrong[0]}; expected 0 to {count - 1}, of this trace.")
-    own = reader_of(model, trace, reader, readers or {})
-    nodes = NODES[type(own)] if nodes is None else nodes
-    if nodes < 1 or leave_one_out < 0:
-        raise ValueError(f"nodes is {nodes} and leave_one_out {leave_one_out}; expected at least 1 and 0.")
+    own = reader_of(model, trace, reader, readers)
+    indices = _indices(trace, tokens)
+    rule = RULES[type(own)] if tolerance is None else replace(RULES[type(own)], tolerance=tolerance)
+    if not rule.tolerance > 0 or leave_one_out < 0:
+        raise ValueError(f"tolerance is {tolerance}, leave_one_out {leave_one_out}; expected above 0 nats, at least 0.")
     found: dict[int, xr.Dataset] = {}
-    for first, group in _by_document(trace, own, tokens).items():
+    for first, group in _by_document(trace, own, indices).items():
         paths = _paths(own, trace, reader, first, max(group) + 1)
         for token in group:
             slow = _slow_nll(model, trace, own, paths, token)
-            one = _split(trace, reader, paths, token, slow, nodes)
+            one = _split(trace, reader, paths, token, slow, rule)
             found[token] = _with_leave_one_out(one, trace, paths, leave_one_out, replay)
-    return [found[token] for token in tokens]
+    return [found[token] for token in indices]
 
 
 def add_receipts(
@@ -133,7 +141,7 @@ def add_receipts(
     *,
     reader: str = "fwl",
     top: int = 10,
-    nodes: int | None = None,
+    tolerance: float | None = None,
     readers: Mapping[str, Reader] | None = None,
 ) -> xr.Dataset:
     """A trace that also holds the receipts of some tokens of a reader; those it held of others stay.
@@ -144,7 +152,9 @@ def add_receipts(
     """
     if top < 1:
         raise ValueError(f"top is {top}; expected at least 1.")
-    found = receipts_of(model, trace, tokens, reader, nodes=nodes, leave_one_out=top, replay=False, readers=readers)
+    found = receipts_of(
+        model, trace, tokens, reader, tolerance=tolerance, leave_one_out=top, replay=False, readers=readers
+    )
     row = [str(name) for name in trace[schema.READER].values].index(reader)
     arrays = _empty(trace, top)
     for one in found:
@@ -169,6 +179,18 @@ def add_receipts(
         }
     )
     return schema.validate(added, values=False)
+
+
+def _indices(trace: xr.Dataset, tokens: Sequence[int]) -> list[int]:
+    """The tokens asked for, of a trace that has them."""
+    try:
+        indices = [operator.index(token) for token in tokens]
+    except TypeError:
+        raise ValueError(f"tokens is {tokens!r}; expected whole numbers, indices of the trace.") from None
+    wrong = [index for index in indices if not 0 <= index < trace.sizes[schema.TOKEN]]
+    if wrong:
+        raise ValueError(f"token is {wrong[0]}; expected 0 to {trace.sizes[schema.TOKEN] - 1}, of this trace.")
+    return indices
 
 
 def _by_document(trace: xr.Dataset, reader: Reader, tokens: Sequence[int]) -> dict[int, list[int]]:
@@ -204,14 +226,16 @@ def _slow_nll(
 
 
 def _split(
-    trace: xr.Dataset, reader: str, paths: BlockPaths | ModelPaths, token: int, slow: float, nodes: int
+    trace: xr.Dataset, reader: str, paths: BlockPaths | ModelPaths, token: int, slow: float, rule: Rule
 ) -> xr.Dataset:
     """A receipt without leave-one-out."""
     sources = paths.sources(token)
-    by_parameter = paths.shares(token, nodes)
-    table = np.stack(list(by_parameter.values()), axis=1)  # (n, parameters)
+    integral = paths.shares(token, rule)
+    table = np.stack(list(integral.parts.values()), axis=1)  # (n, parameters)
     share = table.sum(1)
-    gain = slow - float(trace[schema.NLL].sel({schema.READER: reader}).values[token])
+    adapted = float(trace[schema.NLL].sel({schema.READER: reader}).values[token])
+    warn_of_misses(token, integral, rule, (slow, adapted))
+    gain = slow - adapted
     nats = {schema.UNITS: schema.NAT}
     kinds = source_kinds(trace, token, sources, source_lengths(trace, reader, sources))
     return xr.Dataset(
@@ -223,11 +247,11 @@ def _split(
             SOURCE: sources,
             SOURCE_TEXT: (SOURCE, trace[schema.TOKEN_TEXT].values[sources]),
             SOURCE_KIND: (SOURCE, kinds),
-            schema.PARAMETER: schema.text_array(by_parameter),
+            schema.PARAMETER: schema.text_array(integral.parts),
         },
         {
             "gain": gain, "gross": float(np.abs(share).sum()), "residual": gain - float(share.sum()),
-            "nodes": nodes, "reader": reader, "token": token,
+            "nodes": integral.evaluations, "reader": reader, "token": token,
         },
     )  # fmt: skip
 

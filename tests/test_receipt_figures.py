@@ -33,7 +33,7 @@ def trace() -> xr.Dataset:
 @pytest.fixture
 def receipt() -> xr.Dataset:
     lost = np.array([0.1, np.nan, 1.5, np.nan, np.nan])
-    facts = {"gain": float(SHARES.sum()), "gross": float(np.abs(SHARES).sum()), "residual": 0.0, "token": 5}
+    facts = {"gain": float(SHARES.sum()), "gross": float(np.abs(SHARES).sum()), "residual": -1e-4, "token": 5}
     return xr.Dataset(
         {SHARE: (SOURCE, SHARES), HELD: (SOURCE, lost), REPLAY: (SOURCE, lost / 2)},
         {SOURCE: np.arange(5), SOURCE_KIND: (SOURCE, KIND_OF)},
@@ -53,6 +53,7 @@ class TestReceipt:
         assert sum(sum(x) for _, x in bars.values()) == receipt.attrs["gain"]
         colours = {bar.name: bar.marker.color for bar in figure.data if bar.type == "bar"}
         assert colours["share, same token"] == KIND_COLOURS["same token"] != colours["share, other"]
+        assert "5 shares (residual -1e-04)" in figure.layout.title.subtitle.text
         assert "+1.62 nat" in figure.layout.title.subtitle.text and "3.9" in figure.layout.title.subtitle.text
         assert "[nat]" in figure.layout.xaxis.title.text
 
@@ -85,7 +86,8 @@ def test_running_sums_end_at_the_gross_sum_and_at_the_gain(receipt):
 
 class TestPanels:
     def test_kinds_show_what_helps_what_harms_and_what_is_left_of_each_receipt(self, receipt):
-        figure = plot_who_teaches({"two": receipt_summary([receipt, receipt]), "one": receipt_summary(receipt)})
+        pair = [receipt, receipt.assign_attrs(token=6)]
+        figure = plot_who_teaches({"two": receipt_summary(pair), "one": receipt_summary(receipt)})
         assert [note.text for note in figure.layout.annotations] == ["two", "one"]
         for bars in (figure.data[:3], figure.data[3:]):
             helping, harming, net = bars

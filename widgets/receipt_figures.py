@@ -80,7 +80,8 @@ def plot_receipt(receipt: xr.Dataset, trace: xr.Dataset, *, top: int = 10) -> go
     figure.update_xaxes(title_text=f"part of the gain [{NAT}]", showgrid=True)
     attrs = receipt.attrs
     subtitle = (
-        f"gain {attrs['gain']:+.2f} {NAT} = sum of {len(share):,} shares; sum of their sizes {attrs['gross']:.1f}"
+        f"gain {attrs['gain']:+.2f} {NAT} = sum of {len(share):,} shares (residual {attrs['residual']:.0e}); "
+        f"sum of their sizes {attrs['gross']:.1f}"
     )
     finish(figure, f"Who paid for {_quoted(texts[token])} at {token:,}?", subtitle, "")
     figure.add_vline(x=0, line={"color": theme.ZERO, "width": 1}, layer="below")
