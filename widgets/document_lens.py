@@ -97,17 +97,19 @@ class DocumentLens(View):
     def foreseen(self) -> Iterable[dict[str, Any]]:
         """The selected token, the text, those of the largest |gain|; then ranks, and the other tokens as they read."""
         assert self.trace is not None and self.selection is not None
-        yield {"kind": "token", "token": self.selection.token}
+        more = self.head["alternatives"] or self.head["receipts"]  # than scores, which are in the pages
+        if more:
+            yield {"kind": "token", "token": self.selection.token}
         yield from ({"kind": "page", "page": page} for page in range(1, len(self._pages.starts)))
         names = list(self.head["readers"])
         nll = self._pages.nll
         gain = np.abs(nll[names.index(self.selection.baseline)] - nll[names.index(self.selection.reader)])
-        largest = np.argsort(-np.nan_to_num(gain, nan=-1.0), kind="stable")[:WANTED].tolist()
+        largest = np.argsort(-np.nan_to_num(gain, nan=-1.0), kind="stable")[: WANTED * more].tolist()
         yield from ({"kind": "token", "token": token} for token in largest)
         if self.head["ranks"]:
             yield from ({"kind": "ranks", "reader": name} for name in names)
         told = {*largest, self.selection.token}
-        yield from ({"kind": "token", "token": token} for token in range(nll.shape[1]) if token not in told)
+        yield from ({"kind": "token", "token": token} for token in range(more * nll.shape[1]) if token not in told)
 
     def fallback_html(self) -> str:
         """The text around the selected token, coloured by gain; plain where there is no gain to show."""
@@ -126,7 +128,9 @@ class DocumentLens(View):
 
     def close(self) -> None:
         super().close()
-        del self._block, self._pages
+        # The cache holds the view; closing twice is allowed.
+        self.__dict__.pop("_block", None)
+        self.__dict__.pop("_pages", None)
 
     def _ranks(self, reader: str) -> Answer:
         """Of every token, how many others a reader expected more; −1: not recorded."""
@@ -139,13 +143,11 @@ class DocumentLens(View):
 
     def _token(self, token: int) -> dict[str, Any]:
         """What every reader made of one token: exact scores, what it expected instead, and who paid."""
-        trace = self.trace
-        assert trace is not None
-        if not 0 <= token < trace.sizes[schema.TOKEN]:
-            raise ValueError(f"token is {token}; expected 0 to {trace.sizes[schema.TOKEN] - 1}, this trace's tokens")
+        if not 0 <= token < len(self._pages.ids):
+            raise ValueError(f"token is {token}; expected 0 to {len(self._pages.ids) - 1}, this trace's tokens")
         block, at = self._block(token // _BLOCK), token % _BLOCK
-        names = [str(name) for name in trace[schema.READER].values]
-        label = int(trace[schema.TOKEN_ID].values[token])
+        names = list(self.head["readers"])
+        label = int(self._pages.ids[token])
         found: dict[str, Any] = {"token": token, "label": label, "readers": {}}
         seen: set[int] = set()
         for row, name in enumerate(names):
@@ -178,17 +180,18 @@ class _Pages:
 
     def __init__(self, trace: xr.Dataset) -> None:
         self.nll = trace[schema.NLL].transpose(schema.READER, schema.TOKEN).values
-        self._id = trace[schema.TOKEN_ID].values
-        self._vocabulary = trace.get(schema.VOCABULARY_TEXT)
+        self.ids = trace[schema.TOKEN_ID].values
+        there = schema.VOCABULARY_TEXT in trace.variables
+        self._vocabulary = trace[schema.VOCABULARY_TEXT].values if there else None
         self._seen: dict[int, str] | None = None
-        self.texts: list[str] = [str(text) for text in trace[schema.TOKEN_TEXT].values]
         numbers: dict[str, int] = {}
-        self._code = np.fromiter((numbers.setdefault(text, len(numbers)) for text in self.texts), dtype=np.uint32)
+        texts = trace[schema.TOKEN_TEXT].values.tolist()
+        self._code = np.fromiter((numbers.setdefault(str(text), len(numbers)) for text in texts), dtype=np.uint32)
         self._distinct = list(numbers)
         size = 4 * (1 + len(self.nll)) if self._coarse(self.nll).any() else 2 * (2 + len(self.nll))
         step = max(PAGE_BYTES // size, 1)
-        self.starts = list(range(0, max(len(self.texts), 1), step))
-        stops = [*self.starts[1:], len(self.texts)]
+        self.starts = list(range(0, max(len(texts), 1), step))
+        stops = [*self.starts[1:], len(texts)]
         self._tokens = [slice(*pair) for pair in zip(self.starts, stops, strict=True)]
         ends = (max(self._code[piece].tolist(), default=-1) + 1 for piece in self._tokens)
         known = list(accumulate(ends, max, initial=0))
@@ -212,9 +215,9 @@ class _Pages:
     def text_of(self, token_id: int) -> str:
         """What a token id reads as; one that is nowhere said is its number."""
         if self._vocabulary is not None:
-            return str(self._vocabulary.values[token_id])
+            return str(self._vocabulary[token_id])
         if self._seen is None:
-            self._seen = dict(zip(self._id.tolist(), self.texts, strict=True))
+            self._seen = {i: self._distinct[code] for i, code in zip(self.ids.tolist(), self._code, strict=True)}
         return self._seen.get(token_id, f"#{token_id}")
 
     @staticmethod

@@ -50,14 +50,14 @@ function paints(measure) {
 const paintOf = (measure, table, x) => table[Math.round((255 * (clamp(measure.share(x), measure.low, 1) - measure.low)) / (1 - measure.low))];
 
 /** The legend of a measure: what it is, and its colours with their ends. */
-function legendOf(measure, table) {
+function legendOf(measure, table, odd) {
   const stops = table.filter((_, i) => i % 15 === 0).map(([ground]) => ground);
   return [
     h("span", {}, measure.ends[0]),
     h("i", { style: `background: linear-gradient(to right, ${stops.join(", ")})`, role: "img", "aria-label": `colours: ${measure.title}` }),
     h("span", {}, measure.ends[1]),
-    h("span", { class: "fwl-odd", title: "not a number, or infinite" }, "not finite"),
-  ];
+    odd ? h("span", { class: "fwl-odd", title: "not a number, or infinite" }, "not finite") : null,
+  ].filter(Boolean);
 }
 
 /** One piece of a token on a line. */
@@ -84,49 +84,58 @@ function tokenSpan(pages, [t, from, to, , columns]) {
   return span;
 }
 
-/** The whole trace from top to bottom: means of a measure in bins, what is seen, selected, found and paid for. */
-function drawMap(context, width, height, { bins, measure, table, tokens, loaded, view, starts, selected, pinned, span, sources, found }) {
+/** A picture drawn once and shown often. */
+function drawApart(width, height, draw) {
+  const scale = devicePixelRatio || 1;
+  const picture = h("canvas", { width: Math.round(width * scale), height: Math.round(height * scale) });
+  const context = picture.getContext("2d");
+  context.scale(scale, scale);
+  draw(context);
+  return picture;
+}
+
+/** The whole trace from top to bottom: documents, means of a measure in bins, what was found. */
+function drawGround(context, width, height, { bins, measure, table, tokens, loaded, starts, found }) {
   const colours = palette();
   const y = (token) => (token / Math.max(tokens, 1)) * height;
   const [left, right] = [7, width - 7], middle = measure?.low < 0 ? (left + right) / 2 : left;
-  if (starts.length <= height / 4) {
-    context.fillStyle = colours.line;
-    for (const start of starts.slice(1)) context.fillRect(0, Math.round(y(start)), width, 1);
-  }
-  if (measure !== null) {
-    const most = Math.max(...bins.means.filter(Number.isFinite).map(Math.abs), 1e-9);
-    bins.means.forEach((mean, i) => {
-      if (!Number.isFinite(mean)) return;
-      const length = (Math.abs(mean) / most) * (right - middle);
-      const shade = table[Math.round((255 * Math.abs(mean)) / most)][0];
-      context.fillStyle = measure.low < 0 ? (mean >= 0 ? colours.better : colours.worse) : shade;
-      context.fillRect(mean < 0 ? middle - length : middle, i * bins.height, Math.max(length, 0.5), bins.height);
-    });
-    context.fillStyle = colours.line;
-    if (measure.low < 0) context.fillRect(middle - 0.5, 0, 1, y(loaded));
-  }
-  if (loaded < tokens) {
-    context.fillStyle = colours.line;
-    context.globalAlpha = 0.5;
-    context.fillRect(0, y(loaded), width, height - y(loaded));
-    context.globalAlpha = 1;
-  }
-  if (span) {
-    context.fillStyle = colours.accent;
-    context.globalAlpha = 0.22;
-    context.fillRect(0, y(span[0]), width, Math.max(y(span[1]) - y(span[0]), 2));
-    context.globalAlpha = 1;
-    context.fillRect(0, y(span[0]), 2, Math.max(y(span[1]) - y(span[0]), 2));
-  }
-  context.fillStyle = colours.ink;
-  context.globalAlpha = 0.1;
-  context.fillRect(0, y(view[0]), width, Math.max(y(view[1]) - y(view[0]), 3));
-  context.globalAlpha = 0.6;
-  context.strokeStyle = colours.ink;
-  context.strokeRect(0.5, y(view[0]) + 0.5, width - 1, Math.max(y(view[1]) - y(view[0]), 3));
+  context.fillStyle = colours.line;
+  if (starts.length <= height / 4) for (const start of starts.slice(1)) context.fillRect(0, Math.round(y(start)), width, 1);
+  const most = Math.max(...bins.means.filter(Number.isFinite).map(Math.abs), 1e-9);
+  bins.means.forEach((mean, i) => {
+    if (!Number.isFinite(mean)) return;
+    const length = (Math.abs(mean) / most) * (right - middle);
+    const shade = table[Math.round((255 * Math.abs(mean)) / most)][0];
+    context.fillStyle = measure.low < 0 ? (mean >= 0 ? colours.better : colours.worse) : shade;
+    context.fillRect(mean < 0 ? middle - length : middle, i * bins.height, Math.max(length, 0.5), bins.height);
+  });
+  context.fillStyle = colours.line;
+  if (measure?.low < 0) context.fillRect(middle - 0.5, 0, 1, y(loaded));
+  context.globalAlpha = 0.5;
+  context.fillRect(0, y(loaded), width, height - y(loaded));
   context.globalAlpha = 1;
   context.fillStyle = colours.accent;
   for (const row of new Set(found.map(([t]) => Math.round(y(t))))) context.fillRect(width - 6, row, 6, 1.5);
+}
+
+/** What is seen, brushed, selected, pinned and paid for. */
+function drawMarks(context, width, height, { tokens, view, selected, pinned, span, sources }) {
+  const colours = palette();
+  const y = (token) => (token / Math.max(tokens, 1)) * height;
+  const tall = (from, to, least) => Math.max(y(to) - y(from), least);
+  if (span) {
+    context.fillStyle = colours.accent;
+    context.globalAlpha = 0.22;
+    context.fillRect(0, y(span[0]), width, tall(...span, 2));
+    context.globalAlpha = 1;
+    context.fillRect(0, y(span[0]), 2, tall(...span, 2));
+  }
+  context.fillStyle = context.strokeStyle = colours.ink;
+  context.globalAlpha = 0.1;
+  context.fillRect(0, y(view[0]), width, tall(...view, 3));
+  context.globalAlpha = 0.6;
+  context.strokeRect(0.5, y(view[0]) + 0.5, width - 1, tall(...view, 3));
+  context.globalAlpha = 1;
   for (const [token, share] of sources) {
     context.fillStyle = share >= 0 ? colours.accent : colours.dark ? "#f5a04e" : "#b35a00";
     context.fillRect(0, Math.round(y(token)) - 1, 7, 3);

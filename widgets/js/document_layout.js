@@ -93,7 +93,7 @@ class Lines {
   pieceByPiece(t, { cells, text }) {
     (cells ?? [...text]).forEach((cell, i, all) => {
       const width = cell.kind === "tab" ? TAB - (this.column % TAB) : cell.columns ?? 1;
-      if (this.column + width > this.columns && this.column > 0) this.push(t, i);
+      if (this.column + width > this.columns && this.column > 0 && cell.kind !== "break") this.push(t, i); // its mark may hang out
       this.column += width;
       if (cell.kind !== "break") return;
       if (i + 1 < all.length) this.push(t, i + 1);
@@ -170,7 +170,13 @@ class Pages {
     this.loaded = first + data.code.length;
   }
 
-  text(token) { return this.parsed[this.codes[token]].text; }
+  text(token) { return token < this.loaded ? this.parsed[this.codes[token]].text : "…"; }
+
+  /** What a kernel would say of a token, as far as it is here. */
+  known(token) {
+    const finite = (x) => (Number.isFinite(x) ? x : null);
+    return { token, texts: {}, readers: Object.fromEntries(Object.entries(this.nll).map(([name, values]) => [name, { nll: finite(values[token]) }])) };
+  }
 }
 
 /** The loaded text as one string, and where each token starts in it; documents are parted by what no text holds. */

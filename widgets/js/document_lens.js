@@ -15,7 +15,8 @@ async function render({ model, el, signal }) {
   if (tokens) pages.add(head, model.get("data"));
   const ranks = new Map(); // by reader: Int32Array, or "asked", or why not
   const searching = { query: "", found: [], mask: null, cache: {} };
-  let lines = null, measure = null, table256 = [], sources = new Map(), largest = null, asTable = false, version = 0, column = null;
+  let lines = null, measure = null, table256 = [], sources = new Map(), largest = null, asTable = false, column = null;
+  let version = 0, marked = 0; // of the colours and of the marks that rows should show
 
   const move = (token) => { column = null; if (Number.isFinite(token)) place.set({ token: clamp(token, 0, pages.loaded - 1) }); };
   const here = () => place.get("token");
@@ -100,7 +101,9 @@ async function render({ model, el, signal }) {
     repaint();
   }
 
-  function repaint() { version += 1; paint(); }
+  /** Draw again all that is seen; `remark`: only what is selected, found or paid for has changed. */
+  function repaint() { version += 1; remark(); }
+  function remark() { marked += 1; paint(); }
 
   function paint() {
     if (!lines) return;
@@ -115,7 +118,9 @@ async function render({ model, el, signal }) {
         row.version = -1;
       }
       if (row.version !== version) fill(row, line);
+      if (row.version !== version || row.marked !== marked) mark(row);
       row.version = version;
+      row.marked = marked;
       row.style.transform = `translateY(${line * ROW + shift + 6}px)`;
     }
     for (const row of spare) row.style.transform = "translateY(-100px)";
@@ -128,26 +133,30 @@ async function render({ model, el, signal }) {
       row.replaceChildren(h("bdi", { class: "fwl-name" }, printable(documents[documentOf(lines.token[line])])));
       return;
     }
-    const selected = here(), pinned = place.get("pinned"), span = place.get("span");
     row.replaceChildren(...lines.pieces(line).map((piece) => {
-      const node = tokenSpan(pages, piece), [t] = piece, list = node.classList;
-      if (measure !== null) {
-        const x = measure.value(t);
-        if (Number.isFinite(x)) {
-          const [ground, ink] = paintOf(measure, table256, x);
-          node.style.background = ground;
-          node.style.color = ink;
-        } else list.add("fwl-odd");
-      }
-      if (t === selected) list.add("selected");
-      else if (sources.has(t)) {
-        list.add(sources.get(t) >= 0 ? "pays" : "costs");
-        node.style.setProperty("--width", `${1.2 + 2 * Math.min(1, Math.abs(sources.get(t)) / sources.most)}px`);
-      } else if (t === pinned) list.add("pinned");
-      if (searching.mask?.[t]) list.add("found");
-      else if (span && t >= span[0] && t < span[1]) list.add("brushed");
+      const node = tokenSpan(pages, piece), x = measure === null ? null : measure.value(piece[0]);
+      if (Number.isFinite(x) && x !== null) {
+        const [ground, ink] = paintOf(measure, table256, x);
+        node.style.background = ground;
+        node.style.color = ink;
+      } else if (x !== null) node.classList.add("fwl-odd");
+      node.plain = node.className;
       return node;
     }));
+  }
+
+  /** Mark tokens that are selected, pinned, brushed, found, or sources of the selected one's gain. */
+  function mark(row) {
+    const selected = here(), pinned = place.get("pinned"), span = place.get("span");
+    for (const node of row.children) {
+      const t = node.token;
+      if (t === undefined) continue;
+      const share = sources.get(t);
+      const marks = [node.plain, t === selected ? "selected" : share !== undefined ? (share >= 0 ? "pays" : "costs") : t === pinned ? "pinned" : "",
+        searching.mask?.[t] ? "found" : span && t >= span[0] && t < span[1] ? "brushed" : ""].filter(Boolean).join(" ");
+      if (node.className !== marks) node.className = marks;
+      if (share !== undefined) node.style.setProperty("--width", `${1.2 + 2 * Math.min(1, Math.abs(share) / sources.most)}px`);
+    }
   }
 
   function showTitle(line) {
@@ -181,13 +190,16 @@ async function render({ model, el, signal }) {
   function go(token, above = false) { move(token); reveal(token, above); }
 
   // -- the map --------------------------------------------------------------------------------------------------------
-  let bins = { means: [], height: 2, tokens: 1 };
+  let bins = { means: [], height: 2, tokens: 1 }, ground = {};
   const minimap = surface(map, height, (context, width, tall) => {
     if (!lines) return;
     const first = lines.token[clamp(Math.floor(top() / ROW), 0, lines.count - 1)];
     const last = lines.token[clamp(Math.floor((top() + height) / ROW), 0, lines.count - 1)];
-    drawMap(context, width, tall, { bins, measure, table: table256, tokens, loaded: pages.loaded, view: [first, last], starts,
-      selected: here(), pinned: place.get("pinned"), span: place.get("span"), sources, found: searching.found });
+    const about = { bins, measure, table: table256, tokens, loaded: pages.loaded, starts, found: searching.found };
+    const key = [version, pages.loaded, searching.query, width, palette().dark].join();
+    if (ground.key !== key) ground = { key, picture: drawApart(width, tall, (apart) => drawGround(apart, width, tall, about)) };
+    context.drawImage(ground.picture, 0, 0, width, tall);
+    drawMarks(context, width, tall, { tokens, view: [first, last], selected: here(), pinned: place.get("pinned"), span: place.get("span"), sources });
   }, signal, { role: "img", "aria-label": "map of the whole trace" });
   let held = null; // where a drag began, and whether it brushes
   const pointed = (event) => clamp(Math.floor(((event.clientY - minimap.canvas.getBoundingClientRect().top) / height) * tokens), 0, tokens - 1);
@@ -270,7 +282,7 @@ async function render({ model, el, signal }) {
     for (const [from, to] of searching.found) searching.mask.fill(1, from, to);
     searching.at = searching.found.length ? indexBelow(searching.found.map(([t]) => t), here()) : 0;
     showCount();
-    repaint();
+    remark();
   }
 
   function showCount() {
@@ -305,15 +317,19 @@ async function render({ model, el, signal }) {
 
   /** Ask what the selected token is about; `drill` at once, arrows only when they rest. */
   let wanted = -1;
+  const more = head.alternatives || head.receipts;
   function drill() {
     const t = here();
-    if (t === wanted && answer?.token === t) return;
+    if (t === wanted) return;
     wanted = t;
-    await_(side, ask({ kind: "token", token: t }).catch((error) => { if (wanted === t) wanted = -1; throw error; }), ({ content }) => {
-      if (content.token !== here()) return;
-      answer = content;
+    const show = (content, why = null) => {
+      if (t !== here()) return;
+      answer = { ...content, why };
       showToken();
-    });
+    };
+    if (!more) { show(pages.known(t)); return; }
+    // What was not taken along, or fails, leaves what is on the page.
+    await_(side, ask({ kind: "token", token: t }).catch((error) => ({ content: { ...pages.known(t), why: error.message } })), ({ content }) => show(content, content.why));
   }
   const drillSoon = settled(drill, 90);
 
@@ -325,20 +341,20 @@ async function render({ model, el, signal }) {
       const own = answer.readers[place.get("reader")], [before, after] = [place.get("baseline"), place.get("reader")];
       own.sources?.forEach((source, i) => sources.set(source, own.shares[i]));
       sources.most = Math.max(1e-9, ...(own.shares ?? []).map(Math.abs));
-      const at = documentOf(t), text_ = t < pages.loaded ? pages.text(t) : answer.texts[answer.label] ?? `#${answer.label}`;
+      const at = documentOf(t), text_ = pages.text(t);
       side.replaceChildren(
         h("div", { class: "fwl-which" }, token(text_), h("small", {}, `${printable(documents[at])}, position ${whole(t - starts[at])}`)),
-        readersTable(answer, place, readers), h("h4", {}, "What was expected here"),
-        ...alternatives(answer, text_, before, after, readers),
-        h("div", {}, ...paidBy(own, (source) => (source < pages.loaded ? pages.text(source) : "…"), (source) => go(source), t)));
+        readersTable(answer, place, readers), ...(answer.why ? [notice(answer.why.startsWith("saved view") ? "kernel" : "error", answer.why)] : [
+          h("h4", {}, "What was expected here"), ...alternatives(answer, text_, before, after, readers),
+          h("div", {}, ...paidBy(own, (source) => pages.text(source), (source) => go(source), t))]));
     }
-    repaint();
+    remark();
   }
 
   function selectionMoved() {
     sources = new Map();
     if (!asTable) reveal(here());
-    repaint();
+    remark();
     tell();
     if (asTable) showTable(true);
     drillSoon();
@@ -367,7 +383,7 @@ async function render({ model, el, signal }) {
     measure = measureOf(name, { pages, ranks, reader, baseline, head });
     if (measure === null) askRanks(reader);
     table256 = measure === null ? [] : paints(measure);
-    legend.replaceChildren(...(measure === null ? [rankNote(reader)] : legendOf(measure, table256)));
+    legend.replaceChildren(...(measure === null ? [rankNote(reader)] : legendOf(measure, table256, head.not_finite.count > 0)));
     legend.title = measure?.title ?? "";
     bins = measure === null ? { means: [], height: 2, tokens: 1 } : binned(measure, tokens, pages.loaded, height);
     mapTitle.replaceChildren(h("span", {}, measure ? `mean ${measure.name === "nll" ? "NLL" : measure.name === "rank" ? "log rank" : "gain"}` : "map"),
@@ -443,7 +459,7 @@ async function render({ model, el, signal }) {
   signal.addEventListener("abort", () => model.off("change:measure", restyle));
   place.on(["token"], selectionMoved);
   place.on(["reader", "baseline"], () => { restyle(); tell(); showToken(); if (asTable) showTable(true); });
-  place.on(["pinned", "span"], repaint);
+  place.on(["pinned", "span"], remark);
 
   layOut();
   restyle();

@@ -59,13 +59,14 @@ function slopes(lines, height) {
 
 /** Every reader's figures of a token. */
 function readersTable(answer, place, styles) {
-  const base = answer.readers[place.get("baseline")].nll;
+  const base = answer.readers[place.get("baseline")].nll, ranked = Object.values(answer.readers).some(({ rank }) => rank !== undefined);
   const rows = Object.entries(answer.readers).map(([name, { nll, rank }]) => [
     h("span", {}, h("i", { class: "fwl-dot", style: `background: ${styles[name].colour}` }), styles[name].label,
       name === place.get("reader") ? h("small", {}, " selected") : name === place.get("baseline") ? h("small", {}, " baseline") : null),
-    fixed(nll ?? NaN, 3), nll === null || base === null ? "not finite" : signed(base - nll, 3), rank === undefined ? "–" : whole(rank + 1),
+    fixed(nll ?? NaN, 3), nll === null || base === null ? "not finite" : signed(base - nll, 3),
+    ...(ranked ? [rank === undefined ? "–" : whole(rank + 1)] : []),
   ]);
-  return table("", ["reader", "NLL [nat]", "gain [nat]", "rank"], rows);
+  return table("figures of each reader", ["reader", "NLL [nat]", "gain [nat]", ...(ranked ? ["rank"] : [])], rows);
 }
 
 /** Where the gain came from: sources as buttons, or how to have them. */
