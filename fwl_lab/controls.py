@@ -78,11 +78,11 @@ def wrong_document(
         for own, donor in zip(parts, donors, strict=True):
             reader.reset()
             borrowed = parts[donor][: len(own)]
-            read_on(reader, borrowed, np.empty(len(borrowed)), bar)
+            read_on(reader, borrowed, np.empty(len(borrowed)), bar.update)
             reader.reset(carry=True)
             frozen = reader.without_learning()
             nll.append(np.empty(len(own)))
-            seconds += read_on(frozen, own, nll[-1], bar)
+            seconds += read_on(frozen, own, nll[-1], bar.update)
             configuration = frozen.configuration()
     wide = trace.reindex({schema.READER: schema.text_array([schema.BASE, OWN, WRONG])})
     for name, values in ((schema.NLL, np.concatenate(nll)), (schema.SECONDS, seconds)):

@@ -2,8 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,10 @@ from .recording import Plan, Recorder, size_text
 from .watching import Recording
 from .writing import Array, TraceWriter
 
-CALL = 1024  # tokens between two looks at the progress bar; no score depends on it
+CALL = 1024  # tokens between two looks at the progress; no score depends on it
+
+#: Told a reader's name, how many tokens it has read and how many it is to read; returns False to stop the reading.
+Progress = Callable[[str, int, int], bool | None]
 
 READERS: dict[str, Callable[[LanguageModel], Reader]] = {
     schema.BASE: lambda model: StaticReader(model.base),
@@ -32,6 +35,10 @@ READERS: dict[str, Callable[[LanguageModel], Reader]] = {
     "neural_cache": lambda model: NeuralCacheReader(model.base),
 }
 USUAL = (schema.BASE, "static", "dynamic_evaluation", "fwl")
+
+
+class Stopped(Exception):
+    """Who follows the progress wants no more."""
 
 
 def make_readers(model: LanguageModel, names: Sequence[str] = USUAL) -> dict[str, Reader]:
@@ -55,7 +62,7 @@ def score(
     record: Recorder | None = None,
     path: str | Path | None = None,
     carry: bool = False,
-    progress: bool = True,
+    progress: bool | Progress = True,
     max_tokens: int | None = None,
 ) -> xr.Dataset:
     """Let each reader read each document, and write down what it said of every token.
@@ -74,14 +81,24 @@ def score(
         `open_trace` finds there what was complete. A trace that is there already stays until this one is complete.
     carry : bool
         Whether fast weights survive a document's end. The context never does.
-    progress : bool
-        Show tokens per second and the time left.
+    progress : bool or callable
+        True: show tokens per second and the time left. A callable is told after every 1,024 tokens of a reader
+        ``progress(name, done, total)``: the tokens that it has read, and is to read, of all documents. Where it
+        returns False the reading stops, and the trace holds the blocks that all readers have read, as if there were
+        no more.
     max_tokens : int, optional
         Read no more of each document.
 
     Returns
     -------
     xarray.Dataset, a valid trace; see `fwl_lab.trace`. `seconds` is time spent reading, recording not counted.
+
+    Raises
+    ------
+    ValueError
+        An argument is not what was expected, or the reading was stopped before its first block was complete.
+    Exception
+        What a reader raised, with a note that tells which reader, document and tokens.
     """
     if not isinstance(readers, Mapping):
         raise ValueError(f"readers is a {type(readers).__name__}; expected a mapping from name to Reader.")
@@ -102,7 +119,7 @@ def score(
     skeleton = make_skeleton(documents, encodings, readers, plan, vocabulary)
     skeleton.attrs |= attributes(model, documents, readers, carry, max_tokens)
     arrays = score_arrays(len(readers), int(starts[-1])) | ({} if plan is None else plan.arrays())
-    with TraceWriter(skeleton, arrays, path) as writer:
+    with TraceWriter(skeleton, arrays, path) as writer, suppress(Stopped):
         read_all(readers, encodings, plan, writer, carry=carry, progress=progress)
     return schema.validate(writer.trace())
 
@@ -114,15 +131,14 @@ def read_all(
     writer: TraceWriter,
     *,
     carry: bool,
-    progress: bool,
+    progress: bool | Progress,
 ) -> None:
+    """Raises Stopped where `progress` says so; what was committed until then is complete."""
     starts = np.cumsum([0, *(len(encoding.ids) for encoding in encodings)])
     recordings = {} if plan is None else {name: Recording(plan, name, writer) for name in readers}
     seconds = np.zeros(len(readers))
-    with tqdm(total=len(readers) * int(starts[-1]), unit="tok", unit_scale=True, disable=not progress) as bar:
-        if plan is not None and progress:
-            bar.write(f"recording: {size_text(sum(array.nbytes for array in plan.arrays().values()))}")
-        for encoding, start in zip(encodings, starts.tolist(), strict=False):
+    with following(progress, len(readers), int(starts[-1]), plan) as tell:
+        for document, (encoding, start) in enumerate(zip(encodings, starts.tolist(), strict=False)):
             with ExitStack() as watching:
                 for name, reader in readers.items():
                     reader.reset(carry=carry)
@@ -134,26 +150,59 @@ def read_all(
                     ids = encoding.ids[offset : offset + CALL]
                     done = start + offset + len(ids)
                     for row, (name, reader) in enumerate(readers.items()):
-                        bar.set_description(name, refresh=False)
                         nll = np.empty(len(ids))
                         before = recordings[name].seconds if recordings else 0.0
-                        seconds[row] += read_on(reader, ids, nll, bar)
+                        try:
+                            seconds[row] += read_on(reader, ids, nll)
+                        except Exception as error:
+                            where = f"tokens {offset:,} to {offset + len(ids) - 1:,} of document {document}"
+                            error.add_note(f"reader {name!r} failed in {where}, counted from 0")
+                            raise
                         if recordings:  # what it took while the reader read
                             seconds[row] -= recordings[name].seconds - before
                         writer.put(schema.NLL, nll, row, slice(done - len(ids), done))
                         if recordings:
                             recordings[name].flush(done)
+                        if row < len(readers) - 1:
+                            tell(name, done)
                     writer.put(schema.SECONDS, np.maximum(seconds, 0.0), slice(None))
                     writer.commit(done, 0 if plan is None else int(np.searchsorted(plan.update_token, done)))
+                    tell(name, done)  # the block of which it is the last reader is complete
         longest = max(encodings, key=lambda encoding: len(encoding.ids))
         for row, (name, reader) in enumerate(readers.items()):
-            bar.set_description(f"{name}: cost", refresh=False)
+            tell(name, int(starts[-1]))
             flops, peak = cost_of_reading(reader, longest.ids)
             writer.put(schema.FLOPS_PER_TOKEN, np.array(flops), row)
             writer.put(schema.PEAK_BYTES, np.array(np.nan if peak is None else peak), row)
 
 
-def read_on(reader: Reader, ids: Tensor, out: np.ndarray, bar: tqdm) -> float:
+@contextmanager
+def following(
+    progress: bool | Progress, readers: int, tokens: int, plan: Plan | None
+) -> Iterator[Callable[[str, int], None]]:
+    """What is told a reader's name and how many of the `tokens` it has read: a bar, or who wants to know."""
+    if callable(progress):
+
+        def tell(name: str, done: int) -> None:
+            if progress(name, done, tokens) is False:
+                raise Stopped(name)
+
+        yield tell
+        return
+    with tqdm(total=readers * tokens, unit="tok", unit_scale=True, disable=not progress) as bar:
+        if plan is not None and progress:
+            bar.write(f"recording: {size_text(sum(array.nbytes for array in plan.arrays().values()))}")
+        read: dict[str, int] = {}
+
+        def show(name: str, done: int) -> None:
+            more, read[name] = done - read.get(name, 0), done
+            bar.set_description(name if more else f"{name}: cost", refresh=False)
+            bar.update(more)
+
+        yield show
+
+
+def read_on(reader: Reader, ids: Tensor, out: np.ndarray, advance: Callable[[int], object] = lambda _: None) -> float:
     """Let a reader read on in calls of 1,024 tokens, so that nothing but the scores grows with their number.
 
     Parameters
@@ -162,8 +211,8 @@ def read_on(reader: Reader, ids: Tensor, out: np.ndarray, bar: tqdm) -> float:
         The next tokens of its document.
     out : (T or more,) float
         Takes their NLL, nats, from its beginning.
-    bar : tqdm
-        Counts tokens.
+    advance : callable, optional
+        Counts tokens: told how many more were read.
 
     Returns
     -------
@@ -173,7 +222,7 @@ def read_on(reader: Reader, ids: Tensor, out: np.ndarray, bar: tqdm) -> float:
     for offset in range(0, len(ids), CALL):
         nll = reader.read(ids[None, offset : offset + CALL].to(reader.model.device)).nll[0]
         out[offset : offset + len(nll)] = nll.double().cpu().numpy()
-        bar.update(len(nll))
+        advance(len(nll))
     return time.perf_counter() - began
 
 

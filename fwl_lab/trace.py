@@ -389,10 +389,15 @@ def open_trace(path: str | Path) -> xr.Dataset:
         raise FileNotFoundError(f"no trace at {path}: there is no such folder")
     if not is_trace(path):
         raise ValueError(f"{path} is not a trace: expected a Zarr 3 folder written by save_trace()")
-    trace = xr.open_zarr(path, consolidated=False, chunks=None)
-    if PROGRESS in trace.attrs:
-        done = json.loads(trace.attrs[PROGRESS])
-        if not done[TOKEN]:
-            raise ValueError(f"the reading that writes {path} has not finished its first block; there is nothing yet")
-        trace = trace.isel({dim: slice(count) for dim, count in done.items() if dim in trace.dims})
+    trace = complete_part(xr.open_zarr(path, consolidated=False, chunks=None), str(path))
     return validate(trace, values=False)
+
+
+def complete_part(trace: xr.Dataset, name: str) -> xr.Dataset:
+    """What is complete of a trace that is being written, or whose reading was cut short; `name` is for errors."""
+    if PROGRESS not in trace.attrs:
+        return trace
+    done = json.loads(trace.attrs[PROGRESS])
+    if not done[TOKEN]:
+        raise ValueError(f"the reading that writes {name} has not finished its first block; there is nothing yet")
+    return trace.isel({dim: slice(count) for dim, count in done.items() if dim in trace.dims})

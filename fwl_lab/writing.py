@@ -85,6 +85,7 @@ class TraceWriter:
         fields = schema.FIELDS | schema.parameter_fields(skeleton)
         units = {name: field.units for name, field in fields.items()}
         self.layout = dict(arrays)
+        self.committed = 0  # tokens
         self.arrays = {
             name: create(self.group, name, array, {schema.UNITS: unit} if (unit := units.get(name)) else {})
             for name, array in arrays.items()
@@ -97,15 +98,17 @@ class TraceWriter:
     def commit(self, tokens: int, updates: int) -> None:
         """What was put for so many tokens and updates is now part of the trace."""
         self.group.update_attributes({schema.PROGRESS: json.dumps({schema.TOKEN: tokens, schema.UPDATE: updates})})
+        self.committed = tokens
 
     def __enter__(self) -> "TraceWriter":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """All is there; or, after an exception, what was committed."""
+        """All is there, or what was committed; after an exception a trace that was there before stays."""
         if kind is None:
-            done = {name: value for name, value in self.group.attrs.items() if name != schema.PROGRESS}
-            self.group.attrs.put(done)
+            if self.committed == self.sizes[schema.TOKEN]:
+                done = {name: value for name, value in self.group.attrs.items() if name != schema.PROGRESS}
+                self.group.attrs.put(done)
             if self.place is not None and self.place != self.path:
                 schema.move(self.place, cast(Path, self.path))
         elif self.place is not None and self.place != self.path:
@@ -114,7 +117,7 @@ class TraceWriter:
     def trace(self) -> xr.Dataset:
         """What was written; from a folder it is read when it is used."""
         if self.path is None:
-            trace = xr.open_zarr(self.store, consolidated=False, chunks=None)
+            trace = schema.complete_part(xr.open_zarr(self.store, consolidated=False, chunks=None), "this trace")
             large = schema.parameter_fields(trace)  # read when they are used
             return trace.assign({name: v.load() for name, v in trace.variables.items() if name not in large})
         return schema.open_trace(self.path)

@@ -27,6 +27,7 @@ from fwl_lab import (
     replay,
     save_trace,
     score,
+    scoring,
 )
 from fwl_lab.scoring import vocabulary_texts
 from fwl_lab.surgery import Surgery
@@ -218,8 +219,9 @@ class Fails(StaticReader):
 
 def test_an_error_leaves_no_observer_and_what_was_read(model: LanguageModel, tmp_path: Path) -> None:
     readers = readers_of(model, "fwl") | {"fails": Fails(model)}
-    with pytest.raises(FloatingPointError, match="token 3 is nan"):
+    with pytest.raises(FloatingPointError, match="token 3 is nan") as failed:
         score(model, DOCUMENTS, readers, Recorder(), path=tmp_path / "trace.zarr", progress=False)
+    assert "reader 'fails' failed in tokens 0 to" in failed.value.__notes__[0]
     # The first document was read by both.
     kept = open_trace(tmp_path / "trace.zarr")
     assert kept.sizes["token"] == len(model.encode(DOCUMENTS[0].text)) and "progress" in kept.attrs
@@ -253,3 +255,41 @@ def test_a_document_of_traps_survives_the_disk_and_shows_as_text(model: Language
     with pytest.raises(ValueError, match=r"lone surrogate U\+D800 at character 3"):
         score(model, [Document("half", "abc\ud800")], readers, path=tmp_path / "no.zarr", progress=False)
     assert not (tmp_path / "no.zarr").exists()
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_reading_that_is_stopped_keeps_its_complete_blocks(
+    model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: bool
+) -> None:
+    monkeypatch.setattr(scoring, "CALL", 8)
+    path = tmp_path / "trace.zarr" if folder else None
+    names, told = ("base", "fwl"), []
+
+    def until_the_third_block(name: str, done: int, total: int) -> bool:
+        told.append((name, done, total))
+        return (name, done) != ("base", 24)  # the other reader has read two
+
+    whole = score(model, DOCUMENTS[:1], readers_of(model, *names), Recorder(), progress=False)
+    cut = score(model, DOCUMENTS[:1], readers_of(model, *names), Recorder(), path, progress=until_the_third_block)
+    tokens = whole.sizes["token"]
+    assert told == [(name, done, tokens) for done in (8, 16, 24) for name in names][:5]
+    assert tokens > 24 and cut.sizes["token"] == 16 and json.loads(cut.attrs["progress"])["token"] == 16
+    updates = cut.sizes["update"]
+    assert 0 < updates < whole.sizes["update"]
+    for name in ("nll", "top_id", "key_W1", "delta_W2", "drift", "token_text"):
+        expected = whole[name].isel(token=slice(16)) if "token" in whole[name].dims else whole[name][:, :updates]
+        np.testing.assert_array_equal(validate(cut)[name].values, expected.values)
+    if path is not None:
+        np.testing.assert_array_equal(open_trace(path)["nll"].values, cut["nll"].values)
+
+
+def test_following_a_reading_changes_nothing_and_stopping_it_at_once_leaves_nothing(model: LanguageModel) -> None:
+    told: list[tuple[str, int]] = []
+    followed = score(model, DOCUMENTS[:2], readers_of(model, "base"), progress=lambda *seen: told.append(seen[:2]))
+    plain = score(model, DOCUMENTS[:2], readers_of(model, "base"), progress=False)
+    np.testing.assert_array_equal(followed["nll"].values, plain["nll"].values)
+    first = len(model.encode(DOCUMENTS[0].text))
+    # The last time before what it costs is counted.
+    assert told == [("base", first), *[("base", plain.sizes["token"])] * 2] and "progress" not in followed.attrs
+    with pytest.raises(ValueError, match="has not finished its first block; there is nothing yet"):
+        score(model, DOCUMENTS[:2], readers_of(model, "base", "fwl"), progress=lambda *_: False)
