@@ -13,6 +13,7 @@ from fwl_lab.testing import make_trace
 from widgets import document_lens
 from widgets.document_lens import DocumentLens
 from widgets.packing import MISSING
+from widgets.selection import Selection
 
 
 @pytest.fixture(scope="module")
@@ -187,8 +188,8 @@ def test_one_reader_starts_with_its_nll():
 
 
 def test_the_still_picture_is_small_inert_and_around_the_selected_token(trace):
-    view = DocumentLens(trace)
-    view.selection.token = 650
+    selection = Selection(trace, token=650)
+    view = DocumentLens(trace, selection=selection)
     picture = view.fallback_html()
     assert len(picture) < 100_000 and "<script" not in picture
     assert 'data-p="649"' not in picture and f'data-p="{trace[schema.POSITION].values[650]:,}"' in picture

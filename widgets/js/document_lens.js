@@ -71,14 +71,14 @@ async function render({ model, el, signal }) {
   const titleName = h("b", {}), titleMore = h("small", {}), legend = h("span", { class: "fwl-legend" });
   const long = h("div", { class: "fwl-long" });
   const height = head.lines * ROW;
-  const scroll = h("div", { class: "fwl-scroll", tabindex: "-1", role: "group", "aria-label": "text", style: `height: ${height}px` }, long);
+  const scroll = h("div", { class: "fwl-scroll", role: "group", "aria-label": "text", style: `height: ${height}px` }, long);
   const tip = h("div", { class: "fwl-tip", "aria-hidden": "true", hidden: true });
   const progress = h("div", { class: "fwl-progress", hidden: true });
-  const grid = h("div", { class: "fwl-cells", hidden: true, style: `height: ${height}px; overflow: auto` });
+  const grid = h("div", { class: "fwl-cells", role: "group", "aria-label": "table of tokens", hidden: true, style: `height: ${height}px; overflow: auto` });
   const text = h("div", { class: "fwl-text" },
     h("div", { class: "fwl-title" }, h("span", {}, titleName, " ", titleMore), legend), scroll, grid, progress, tip);
   const mapTitle = h("small", {}), map = h("div", { class: "fwl-map" }, mapTitle);
-  const side = h("div", { class: "fwl-side", tabindex: "-1", role: "region", "aria-label": "the selected token", style: `height: ${height + 31}px` });
+  const side = h("div", { class: "fwl-side", role: "region", "aria-label": "the selected token", style: `height: ${height + 31}px` });
   view.body.append(h("div", { class: "fwl-columns" }, text, map, side));
   const ruler = h("div", { class: "fwl-row", style: "visibility: hidden", "aria-hidden": "true" }, "0".repeat(100));
   scroll.append(ruler);
@@ -263,7 +263,7 @@ async function render({ model, el, signal }) {
   function byGain(by) {
     const found = extremes();
     if (!found.order.length) { noGain(); return; }
-    found.at = found.order[found.at] === here() ? clamp(found.at + by, 0, found.order.length - 1) : clamp(found.order.indexOf(here()) + by, 0, found.order.length - 1);
+    found.at = clamp(found.at + by, 0, found.order.length - 1); // wherever one went in between
     go(found.order[found.at]);
     tell(`${found.at ? `number ${whole(found.at + 1)}` : "the biggest"} by |gain|: `);
   }
@@ -451,6 +451,7 @@ async function render({ model, el, signal }) {
   scroll.addEventListener("pointerleave", leave);
   scroll.addEventListener("scroll", leave, { passive: true });
   grid.addEventListener("click", (event) => move(event.target.closest("tr")?.token));
+  oneStop(view.root, side, [scroll, grid], signal);
   const watcher = new ResizeObserver(settled(layOut));
   watcher.observe(scroll);
   signal.addEventListener("abort", () => watcher.disconnect());

@@ -74,7 +74,7 @@ function paidBy({ sources, shares }, texts, jump, token_) {
   if (sources === undefined) return [h("h4", {}, "Who paid"), h("p", {}, "No receipt is recorded for this token: add_receipts(trace, model, tokens)")];
   const rows = sources.map((source, i) => button(
     [token(texts(source)), ` ${signed(shares[i])}`], () => jump(source),
-    { class: shares[i] < 0 ? "costs" : null, title: `token ${whole(source)}, ${whole(token_ - source)} earlier; click to go there`, tabindex: "0" },
+    { class: shares[i] < 0 ? "costs" : null, title: `token ${whole(source)}, ${whole(token_ - source)} earlier; click to go there` },
   ));
   return [h("h4", {}, "Who paid [nat]"), h("p", {}, "Outlined in the text and in the map: solid paid, dashed cost."), h("div", { class: "fwl-sources" }, rows)];
 }
@@ -129,4 +129,27 @@ class Tip {
   }
 
   hide() { this.node.hidden = true; }
+}
+
+/**
+ * Scrolling regions can have the focus, yet Tab steps over them: the view stays one stop, whose keys scroll them.
+ * Inside `panel`, to which Enter leads, Tab goes from button to button before it leaves.
+ */
+function oneStop(root, panel, regions, signal) {
+  root.addEventListener("keydown", (event) => {
+    if (event.key !== "Tab") return;
+    const stops = [panel, ...panel.querySelectorAll("button")], at = stops.indexOf(document.activeElement);
+    const next = at < 0 ? undefined : stops[at + (event.shiftKey ? -1 : 1)];
+    if (next) {
+      next.focus();
+      event.preventDefault();
+      return;
+    }
+    for (const region of [panel, ...regions]) region.tabIndex = -1;
+    setTimeout(() => { for (const region of [panel, ...regions]) region.tabIndex = 0; });
+  }, { signal });
+  for (const region of [panel, ...regions]) {
+    region.tabIndex = 0;
+    region.addEventListener("focus", ({ relatedTarget }) => { if (!root.contains(relatedTarget)) root.focus({ preventScroll: true }); }, { signal });
+  }
 }
