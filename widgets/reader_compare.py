@@ -52,7 +52,7 @@ class ReaderCompare(View):
         The runs are of unlike tokens; `selection` does not know a reader that is compared; `counts` does not fit.
     """
 
-    _esm = source("reader_compare_charts", "reader_compare_panels", "reader_compare")
+    _esm = source("reader_compare_charts", "reader_compare_panels", "reader_compare_tables", "reader_compare")
     _css = style("reader_compare")
 
     def __init__(

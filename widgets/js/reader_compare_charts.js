@@ -1,12 +1,15 @@
 // ReaderCompare's pictures: cumulative gains, dots with whiskers, what a gain costs. They draw; they keep no state.
 
-const LINE_DASHES = { solid: [], dot: [2, 4], dash: [7, 5], longdash: [13, 5], dashdot: [8, 4, 2, 4], longdashdot: [14, 4, 2, 4] };
+const LINE_DASHES = {
+  solid: [], dot: [2, 4], dash: [7, 5], longdash: [13, 5], dashdot: [8, 4, 2, 4], longdashdot: [14, 4, 2, 4],
+};
+const PREFIXES = [[1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"], [1, ""]];
 const MARKS = ["circle", "square", "diamond", "triangle"]; // one a run
 
 /** Numbers with a unit and its thousands: 47.0 M, 1.62 k. */
 function scaled(x, unit) {
   if (x === null) return "–";
-  const [size, prefix] = [[1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"], [1, ""]].find(([s]) => Math.abs(x) >= s) ?? [1, ""];
+  const [size, prefix] = PREFIXES.find(([s]) => Math.abs(x) >= s) ?? [1, ""];
   return `${Number((x / size).toPrecision(3))} ${prefix}${unit}`.trim();
 }
 
@@ -14,7 +17,8 @@ function scaled(x, unit) {
 function intervalText(estimate, digits = 3) {
   if (!estimate || estimate[0] === null) return "not finite";
   const [mean, low, high] = estimate;
-  return low === null ? `${signed(mean, digits)} [no interval]` : `${signed(mean, digits)} [${signed(low, digits)}, ${signed(high, digits)}]`;
+  const edges = low === null ? "no interval" : `${signed(low, digits)}, ${signed(high, digits)}`;
+  return `${signed(mean, digits)} [${edges}]`;
 }
 
 /** A sum of nats: whole numbers where they are large. */
@@ -23,9 +27,12 @@ const nats = (x) => (Math.abs(x) < 100 ? brief(x) : whole(Math.round(x)).replace
 /** A reader's line and mark, as a small picture. */
 function swatch(style) {
   const [node, line] = ["svg", "line"].map((tag) => document.createElementNS("http://www.w3.org/2000/svg", tag));
-  const set = (element, attributes) => Object.entries(attributes).forEach(([name, value]) => element.setAttribute(name, value));
+  const set = (element, attributes) => {
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  };
   set(node, { width: 26, height: 10, viewBox: "0 0 26 10", "aria-hidden": "true", class: "fwl-swatch" });
-  set(line, { x1: 0, x2: 26, y1: 5, y2: 5, stroke: style.colour, "stroke-width": 2.5, "stroke-dasharray": LINE_DASHES[style.dash].map((d) => d / 1.6).join(" ") });
+  const dashes = LINE_DASHES[style.dash].map((d) => d / 1.6).join(" ");
+  set(line, { x1: 0, x2: 26, y1: 5, y2: 5, stroke: style.colour, "stroke-width": 2.5, "stroke-dasharray": dashes });
   node.append(line);
   return node;
 }
@@ -33,10 +40,11 @@ function swatch(style) {
 function mark(context, style, x, y, size, filled = true) {
   context.beginPath();
   const shape = MARKS[style.run % MARKS.length];
+  const polygon = (...corners) => corners.forEach(([dx, dy]) => context.lineTo(x + dx * size, y + dy * size));
   if (shape === "circle") context.arc(x, y, size, 0, 2 * Math.PI);
   else if (shape === "square") context.rect(x - size, y - size, 2 * size, 2 * size);
-  else if (shape === "diamond") [[0, -1.3], [1.3, 0], [0, 1.3], [-1.3, 0]].forEach(([dx, dy]) => context.lineTo(x + dx * size, y + dy * size));
-  else [[0, -1.3], [1.2, 1], [-1.2, 1]].forEach(([dx, dy]) => context.lineTo(x + dx * size, y + dy * size));
+  else if (shape === "diamond") polygon([0, -1.3], [1.3, 0], [0, 1.3], [-1.3, 0]);
+  else polygon([0, -1.3], [1.2, 1], [-1.2, 1]);
   context.closePath();
   context.setLineDash([]);
   context.lineWidth = 2;
@@ -87,10 +95,15 @@ function apart(wanted, gap, low, high) {
 function drawCumulative(context, width, height, { at, lines, baseline, documents, tokens }) {
   const colours = palette(), right = width - clamp(width * 0.2, 110, 170), bottom = height - 40;
   const x = linear([0, tokens], [62, right]);
-  let domain = [0, 0];
-  for (const { values } of lines) for (const v of values) if (Number.isFinite(v)) domain = [Math.min(domain[0], v), Math.max(domain[1], v)];
-  const y = linear(reach(domain), [bottom, 26]);
-  axes(context, { scale: x, label: "token of the trace" }, { scale: y, format: nats, label: `cumulative gain over ${baseline} [nat]; its slope is the gain per token` });
+  let low = 0, high = 0;
+  for (const { values } of lines) {
+    for (const v of values) {
+      if (Number.isFinite(v)) [low, high] = [Math.min(low, v), Math.max(high, v)];
+    }
+  }
+  const y = linear(reach([low, high]), [bottom, 26]);
+  axes(context, { scale: x, label: "token of the trace" },
+    { scale: y, format: nats, label: `cumulative gain over ${baseline} [nat]; its slope is the gain per token` });
   drawDocuments(context, x, bottom, documents);
   for (const { style, values, strong } of [...lines].sort((a, b) => a.strong - b.strong)) {
     context.beginPath();
@@ -117,7 +130,8 @@ function drawCumulative(context, width, height, { at, lines, baseline, documents
     context.lineTo(right + 12, places[i]);
     context.stroke();
     context.fillStyle = colours.ink;
-    context.fillText(fitting(context, `${style.label} ${nats(values.at(-1))}`, width - right - 18), right + 16, places[i]);
+    const text = fitting(context, `${style.label} ${nats(values.at(-1))}`, width - right - 18);
+    context.fillText(text, right + 16, places[i]);
   });
   return x;
 }
@@ -145,11 +159,14 @@ function drawDocuments(context, x, bottom, documents) {
   context.setLineDash([]);
 }
 
+/** [mean, low, high] of a reader in a bucket. */
+const edgesOf = ({ gain }, name) => [gain[name].mean, gain[name].low, gain[name].high];
+
 /** Dots with whiskers, one band a bucket. Returns which bucket is at an x. */
 function drawDots(context, width, height, { buckets, title, names, styles, baseline, selected, active }) {
   const colours = palette(), bottom = height - 56;
   const x = linear([0, buckets.length], [62, width - 14]), wide = x(1) - x(0);
-  const y = linear(reach(buckets.flatMap(({ gain }) => names.flatMap((name) => gain[name] ? [gain[name].mean, gain[name].low, gain[name].high] : []))), [bottom, 26]);
+  const y = linear(reach(buckets.flatMap((bucket) => names.flatMap((name) => edgesOf(bucket, name)))), [bottom, 26]);
   if (active !== null) {
     context.fillStyle = colours.line;
     context.globalAlpha = 0.35;
@@ -197,7 +214,7 @@ function whisker(context, colour, at, y, low, high, thick) {
   context.stroke();
 }
 
-/** Bits saved against what they cost. `points`: {name, style, cost, bits: [mean, low, high], best}. Returns the nearest. */
+/** Bits saved against their cost. `points`: {name, style, cost, bits: [mean, low, high], best}; returns the nearest. */
 function drawFrontier(context, width, height, { points, title, format, baseline, selected }) {
   const colours = palette(), bottom = height - 44;
   const costs = points.map(({ cost }) => Math.log10(cost));
@@ -230,15 +247,18 @@ function drawFrontier(context, width, height, { points, title, format, baseline,
   context.textBaseline = "bottom";
   const places = points.map((point) => ({ ...point, px: x(Math.log10(point.cost)), py: y(point.bits[0]) }));
   for (const { style, bits, px } of places) whisker(context, style.colour, px, y, bits[1], bits[2], 1.5);
-  for (const { name, style, px, py, best: full } of places) mark(context, style, px, py, name === selected ? 8 : 6, full);
+  for (const { name, style, px, py, best: full } of places) {
+    mark(context, style, px, py, name === selected ? 8 : 6, full);
+  }
   const taken = places.map(({ px, py }) => [px - 7, py - 7, px + 7, py + 7]);
   for (const { name, style, px, py } of places) {
     context.font = `${name === selected ? "600 " : ""}12px system-ui, sans-serif`;
     const long = context.measureText(style.label).width;
     // Beside the mark, where no other mark or name is.
-    const free = [[10, -4], [10, 16], [-10 - long, -4], [-10 - long, 16], [10, 32], [-10 - long, -20]].map(([dx, dy]) => [px + dx, py + dy])
-      .find(([left, low]) => left > 62 && left + long < width && low < bottom + 4 && low > 14
-        && taken.every(([x0, y0, x1, y1]) => left > x1 || left + long < x0 || low < y0 || low - 14 > y1)) ?? [px + 10, py - 4];
+    const clear = ([left, low]) => left > 62 && left + long < width && low < bottom + 4 && low > 14
+      && taken.every(([x0, y0, x1, y1]) => left > x1 || left + long < x0 || low < y0 || low - 14 > y1);
+    const free = [[10, -4], [10, 16], [-10 - long, -4], [-10 - long, 16], [10, 32], [-10 - long, -20]]
+      .map(([dx, dy]) => [px + dx, py + dy]).find(clear) ?? [px + 10, py - 4];
     taken.push([free[0], free[1] - 14, free[0] + long, free[1]]);
     haloed(context, style.label, ...free);
   }

@@ -1,45 +1,60 @@
 // ReaderCompare's chart place: one canvas for all tabs, what a pointer reads there, the brush, and the same as tables.
 
+/** What a cost is called, how much of it a token takes (figures, tokens), and how that is written. */
+const COMPARE_COSTS = {
+  seconds_per_token: ["time per token", (f, n) => f.seconds && f.seconds / n,
+    (v) => (v < 1e-3 ? `${brief(v * 1e6)} µs` : v < 1 ? `${brief(v * 1e3)} ms` : `${brief(v)} s`)],
+  flops_per_token: ["operations per token", (f) => f.flops_per_token, (v) => scaled(v, "FLOP")],
+  peak_bytes: ["memory beyond the model", (f) => f.peak_bytes, (v) => scaled(v, "B")],
+};
+
 function compareCharts(shared) {
-  const { head, at, points, sum, state, view, place, signal, chartPlace, readers, others, label, style } = shared;
-  const { chosen, baseline, nearest, documentOf, known, intervals, speak, brush } = shared;
-  const crosshair = h("div", { class: "fwl-crosshair", hidden: true }), brushed = h("div", { class: "fwl-brush", hidden: true });
-  const here = h("div", { class: "fwl-crosshair fwl-place", hidden: true }), readout = h("div", { class: "fwl-readout", hidden: true });
+  const { head, state, view, place, signal, chartPlace, compared, known, intervals, speak, brush } = shared;
+  const { at, points, sum, readers, others, label, style, chosen, baseline, nearest, documentOf } = compared;
+  const [crosshair, brushed, here, readout] = ["fwl-crosshair", "fwl-brush", "fwl-crosshair fwl-place", "fwl-readout"]
+    .map((name) => h("div", { class: name, hidden: true }));
   const stage = h("div", { class: "fwl-stage" }), instead = h("div");
   chartPlace.append(stage, instead);
   const paint = surface(stage, 310, draw, signal, { class: "fwl-plot" });
   stage.append(brushed, here, crosshair, readout);
   let x = null, under = null, waiting = null, gains = { of: null, rows: [] };
 
-  const breakdown = () => known({ kind: "breakdown", by: state.tab === "position" ? "position" : state.by, baseline: baseline() });
-  const costs = () => Object.keys(COMPARE_COSTS).filter((name) => readers.some((r) => COMPARE_COSTS[name][1](head.figures[r], head.tokens)));
+  const by = () => (state.tab === "position" ? "position" : state.by);
+  const breakdown = () => known({ kind: "breakdown", by: by(), baseline: baseline() });
+  const costOf = (reader, name) => COMPARE_COSTS[name][1](head.figures[reader], head.tokens);
+  const kinds = () => head.breakdowns.filter(([by]) => by !== "position");
+  const costs = () => Object.keys(COMPARE_COSTS).filter((name) => readers.some((r) => costOf(r, name)));
   const cost = () => (costs().includes(state.cost) ? state.cost : costs()[0]);
 
   /** Cumulative gains of all readers over the present baseline, at the points. */
   function lines() {
     if (gains.of !== baseline()) {
-      gains = { of: baseline(), rows: readers.map((name) => [name, Float64Array.from({ length: points }, (_, i) => sum(baseline(), i) - sum(name, i))]) };
+      const row = (name) => Float64Array.from({ length: points }, (_, i) => sum(baseline(), i) - sum(name, i));
+      gains = { of: baseline(), rows: readers.map((name) => [name, row(name)]) };
     }
     return gains.rows;
   }
   function frontier() {
     const answer = intervals().content, name = cost();
     const bits = (r) => answer.gain[r].map((v) => (v === null ? null : v / Math.LN2));
-    return readers.map((r) => ({ name: r, style: style(r), cost: COMPARE_COSTS[name][1](head.figures[r], head.tokens), bits: bits(r),
-      best: answer.optimal[name].includes(r) })).filter((p) => p.cost && p.bits[0] !== null);
+    const best = (r) => answer.optimal[name].includes(r);
+    return readers.map((r) => ({ name: r, style: style(r), cost: costOf(r, name), bits: bits(r), best: best(r) }))
+      .filter((p) => p.cost && p.bits[0] !== null);
   }
 
   function draw(context, width, height) {
+    const over = label(baseline());
     if (state.tab === "tokens") {
-      x = drawCumulative(context, width, height, { at, tokens: head.tokens, documents: head.documents, baseline: label(baseline()),
+      x = drawCumulative(context, width, height, { at, tokens: head.tokens, documents: head.documents, baseline: over,
         lines: lines().map(([name, values]) => ({ style: style(name), values, strong: name === chosen() })) });
       placeMarks();
     } else if (state.tab === "cost") {
       const [text, , format] = COMPARE_COSTS[cost()];
-      under = drawFrontier(context, width, height, { points: frontier(), title: text, format, baseline: label(baseline()), selected: chosen() });
+      under = drawFrontier(context, width, height, {
+        points: frontier(), title: text, format, baseline: over, selected: chosen() });
     } else {
       const { buckets, title } = breakdown().content;
-      under = drawDots(context, width, height, { buckets, title, names: others(), styles: head.readers, baseline: label(baseline()),
+      under = drawDots(context, width, height, { buckets, title, names: others(), styles: head.readers, baseline: over,
         selected: chosen(), active: clamp(state.active, 0, buckets.length - 1) });
     }
   }
@@ -60,17 +75,24 @@ function compareCharts(shared) {
   /** The chart, or what stands in its place: a table, a wait, or why there is none. */
   function show() {
     const lacking = readers.length < 2 ? notice("absent", "There is nothing to compare this reader with",
-      "Read with two or more: score(model, documents, make_readers(model)), or give runs: ReaderCompare({\"a\": trace, \"b\": other}).")
-      : state.tab === "cost" && !costs().length ? notice("absent", "No cost was recorded", "score() records time, memory and operations.") : null;
+      "Read with two or more: score(model, documents, make_readers(model)).",
+      "Or give runs: ReaderCompare({\"a\": trace, \"b\": other}).")
+      : state.tab !== "cost" || costs().length ? null
+        : notice("absent", "No cost was recorded", "score() records time, memory and operations.");
     const entry = state.tab === "tokens" ? null : state.tab === "cost" ? intervals() : breakdown();
     const ready = lacking === null && (entry === null || entry.content !== undefined);
     stage.hidden = !ready || state.asTable;
     crosshair.hidden = readout.hidden = true;
     if (lacking) instead.replaceChildren(lacking);
     else if (!ready) {
-      if (waiting !== entry) { waiting = entry; instead.replaceChildren(); await_(instead, entry.promise, () => { waiting = null; }); }
+      if (waiting !== entry) {
+        waiting = entry;
+        instead.replaceChildren();
+        await_(instead, entry.promise, () => { waiting = null; });
+      }
     } else if (state.asTable) instead.replaceChildren(asTable());
     else instead.replaceChildren();
+    if (lacking || ready) waiting = null;
     if (ready && !state.asTable) paint.redraw();
     if (state.tab !== "tokens") placeMarks();
   }
@@ -79,25 +101,30 @@ function compareCharts(shared) {
     const over = label(baseline());
     if (state.tab === "cost") {
       const [text, , format] = COMPARE_COSTS[cost()];
-      return table(`Bits saved over ${over}, and ${text}`, ["reader", "saved [bit/token]", text, "no other reader beats it"],
+      return table(`Bits saved over ${over}, and ${text}`,
+        ["reader", "saved [bit/token]", text, "on the frontier"],
         frontier().map((p) => [label(p.name), intervalText(p.bits), format(p.cost), p.best ? "yes" : "no"]));
     }
     if (state.tab === "tokens") {
-      const rows = [...new Set([...head.documents.flatMap(([, start, stop]) => [nearest(start), nearest(stop)]).slice(0, 60),
-        ...Array.from({ length: 21 }, (_, i) => Math.round((i * (points - 1)) / 20))])].sort((a, b) => a - b);
+      const ends = head.documents.flatMap(([, start, stop]) => [nearest(start), nearest(stop)]).slice(0, 60);
+      const even = Array.from({ length: 21 }, (_, i) => Math.round((i * (points - 1)) / 20));
+      const rows = [...new Set([...ends, ...even])].sort((a, b) => a - b);
       return table(`Cumulative gain over ${over} [nat]`, ["tokens read", "document", ...others().map(label)],
-        rows.map((i) => [whole(at[i]), printable(documentOf(at[i])[0]), ...others().map((name) => signed(sum(baseline(), i) - sum(name, i)))]));
+        rows.map((i) => [whole(at[i]), printable(documentOf(at[i])[0]),
+          ...others().map((name) => signed(sum(baseline(), i) - sum(name, i)))]));
     }
     const { buckets, title } = breakdown().content;
     return table(`Gain over ${over} by ${title} [nat/token]`, [title, "tokens", "documents", ...others().map(label)],
-      buckets.map((b) => [b.label, whole(b.tokens), whole(b.documents), ...others().map((name) => intervalText(b.gain[name] && [b.gain[name].mean, b.gain[name].low, b.gain[name].high]))]));
+      buckets.map((b) => [b.label, whole(b.tokens), whole(b.documents),
+        ...others().map((name) => intervalText(edgesOf(b, name)))]));
   }
 
   // -- reading with a pointer ---------------------------------------------------------------------------------------
 
   function tell(px, py, title, rows) {
-    readout.replaceChildren(h("b", {}, title), h("dl", {}, rows.flatMap(([name, text]) =>
-      [h("dt", { class: name === chosen() ? "fwl-strong" : null }, swatch(style(name)), ` ${printable(label(name))}`), h("dd", {}, text)])));
+    const strong = (r) => (r === chosen() ? "fwl-strong" : null);
+    const name = (r) => h("dt", { class: strong(r) }, swatch(style(r)), ` ${printable(label(r))}`);
+    readout.replaceChildren(h("b", {}, title), h("dl", {}, rows.flatMap(([r, text]) => [name(r), h("dd", {}, text)])));
     readout.hidden = false;
     // To the left of the pointer and high up where there is room: lines that rise leave that free.
     const size = readout.offsetWidth;
@@ -114,7 +141,8 @@ function compareCharts(shared) {
       const i = pointAt(px), [name, start] = documentOf(Math.min(at[i], head.tokens - 1));
       crosshair.hidden = false;
       crosshair.style.left = `${x(at[i])}px`;
-      const rows = lines().filter(([r]) => r !== baseline()).map(([r, values]) => [r, values[i]]).sort((a, b) => b[1] - a[1]);
+      const rows = lines().filter(([r]) => r !== baseline()).map(([r, values]) => [r, values[i]])
+        .sort((a, b) => b[1] - a[1]);
       tell(x(at[i]), 30, `after ${whole(at[i])} tokens · ${printable(name)} + ${whole(at[i] - start)}`,
         rows.map(([r, value]) => [r, Number.isFinite(value) ? `${nats(value)} nat` : "not finite"]));
       if (state.drag) { state.drag[1] = at[i]; placeMarks(); }
@@ -123,12 +151,13 @@ function compareCharts(shared) {
       readout.hidden = !near || near.far > 60;
       if (!near || near.far > 60) return;
       const p = frontier().find(({ name }) => name === near.name);
-      tell(near.px, near.py, p.best ? "no other reader saves as much for less" : "another reader saves as much for less",
+      tell(near.px, near.py, `${p.best ? "no other" : "another"} reader saves as much for less`,
         [[p.name, `${intervalText(p.bits)} bit/token at ${COMPARE_COSTS[cost()][2](p.cost)}`]]);
     } else if (under) {
       const bucket = breakdown().content.buckets[under(px)];
-      tell(px, py, `${bucket.label} · ${whole(bucket.tokens)} tokens in ${whole(bucket.documents)} document${bucket.documents === 1 ? "" : "s"}`,
-        others().map((name) => [name, intervalText([bucket.gain[name].mean, bucket.gain[name].low, bucket.gain[name].high])]));
+      const where = `${whole(bucket.documents)} document${bucket.documents === 1 ? "" : "s"}`;
+      tell(px, py, `${bucket.label} · ${whole(bucket.tokens)} tokens in ${where}`,
+        others().map((name) => [name, intervalText(edgesOf(bucket, name))]));
     }
   }
   const on = (name, run) => paint.canvas.addEventListener(name, run, { signal });
@@ -156,8 +185,8 @@ function compareCharts(shared) {
     const [from, to] = state.drag, px = event.clientX - paint.canvas.getBoundingClientRect().left;
     state.drag = null;
     state.anchor = null;
-    if (Math.abs(px - state.from) < 4 || from === to) place.set({ span: null, token: Math.min(at[pointAt(px)], head.tokens - 1) });
-    else brush(nearest(from), nearest(to));
+    if (Math.abs(px - state.from) >= 4 && from !== to) brush(nearest(from), nearest(to));
+    else place.set({ span: null, token: Math.min(at[pointAt(px)], head.tokens - 1) });
   });
   on("pointercancel", () => { state.drag = null; placeMarks(); });
   on("dblclick", (event) => {
@@ -174,11 +203,17 @@ function compareCharts(shared) {
       return `after ${whole(at[i])} tokens ${Number.isFinite(value) ? `${signed(value, 1)} nat` : "not finite"} in all`;
     }
     if (state.tab === "cost") {
-      const f = cost() && COMPARE_COSTS[cost()][1](head.figures[chosen()], head.tokens);
+      const f = cost() && costOf(chosen(), cost());
       return f ? `${COMPARE_COSTS[cost()][0]} ${COMPARE_COSTS[cost()][2](f)}` : "its cost was not recorded";
     }
     const bucket = breakdown().content?.buckets[state.active];
-    return bucket ? `${bucket.label}: ${others().map((name) => `${label(name)} ${intervalText([bucket.gain[name].mean, bucket.gain[name].low, bucket.gain[name].high])}`).join(", ")}` : "";
+    const said = (name) => `${label(name)} ${intervalText(edgesOf(bucket, name))}`;
+    return bucket ? `${bucket.label}: ${others().map(said).join(", ")}` : "";
   }
-  return { draw: show, redraw: () => { if (stage.hidden) return; placeMarks(); paint.redraw(); }, breakdown, costs, cost, words };
+  function redraw() {
+    if (stage.hidden) return;
+    placeMarks();
+    paint.redraw();
+  }
+  return { draw: show, redraw, breakdown, kinds, costs, cost, words };
 }
