@@ -44,7 +44,9 @@ class UpdateScope(View):
         Shared with other views: reader, token, parameter, and the pinned token that Δθ is compared with.
     """
 
-    _esm = source("update_scope_drawing", "update_scope_panels", "update_scope")
+    _esm = source(
+        "update_scope_drawing", "update_scope_panels", "update_scope_asking", "update_scope_picture", "update_scope"
+    )
     _css = style("update_scope")
 
     def __init__(self, trace: xr.Dataset, *, selection: Selection | None = None) -> None:
@@ -103,12 +105,17 @@ class UpdateScope(View):
         for parameter in sorted(names, key=lambda name: name != chosen):
             for document in range(len(self.head["starts"])) if parameter == chosen else (here,):
                 spread = self._spread(reader, parameter, document)
-                wanted = [self.selection.token] if document == here else []
+                wanted = [self.selection.token, self.head["starts"][document]] if document == here else []
                 yield {"kind": "peak", "reader": reader, "parameter": parameter, "document": document}
                 for token in dict.fromkeys([*wanted, *spread]):
                     at = {"reader": reader, "parameter": parameter, "token": token, "pinned": pinned}
                     yield {"kind": "tile", "order": ORDERS[0], **at}
                     yield {"kind": "spectrum", **at}
+        # Of other readers what there is at the selection, if only why there is nothing.
+        for name in (name for name in self.head["moved"] if name != reader):
+            for entry in self.head["moved"][name]["parameters"]:
+                at = {"reader": name, "parameter": entry["name"], "token": self.selection.token, "pinned": pinned}
+                yield {"kind": "tile", "order": ORDERS[0], **at}
 
     def fallback_html(self) -> str:
         assert self.trace is not None and self.selection is not None

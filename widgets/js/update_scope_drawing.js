@@ -102,23 +102,27 @@ function drawVector(context, width, height, { values, limit, signs, label }) {
   });
 }
 
+const CHART = { left: 64, right: 118, top: 30, bottom: 38 }; // room around the lines
+const CROWD = 8; // of more lines than this only the selected one has a colour
+const lineColour = (line, selected, crowded) => (!crowded ? line.colour : line.name === selected ? palette().accent : palette().muted);
+
 /** Lines of norms over the document. Returns the places of their labels. */
 function drawNorms(context, width, height, { lines, range, most, least, log, boundaries, selected, label }) {
   const colours = palette();
-  const x = linear(range, [64, width - 118]);
-  const flat = linear(log ? [Math.log10(least), Math.log10(most)] : [0, most], [height - 38, 24]);
+  const x = linear(range, [CHART.left, width - CHART.right]);
+  const flat = linear(log ? [Math.log10(least), Math.log10(most)] : [0, most], [height - CHART.bottom, CHART.top]);
   const y = (value) => (log ? flat(Math.log10(Math.max(value, least))) : flat(value));
   axes(context, { scale: x, label: "token" }, { scale: flat, label, format: log ? (power) => brief(10 ** power) : brief });
   context.save();
   context.beginPath();
-  context.rect(64, 8, width - 118 - 64 + 1, height - 46);
+  context.rect(CHART.left, 8, width - CHART.left - CHART.right + 2, height - CHART.bottom - 7);
   context.clip();
   context.setLineDash([3, 3]);
   context.strokeStyle = colours.muted;
   for (const at of boundaries) {
     context.beginPath();
-    context.moveTo(x(at), 16);
-    context.lineTo(x(at), height - 38);
+    context.moveTo(x(at), CHART.top - 6);
+    context.lineTo(x(at), height - CHART.bottom);
     context.stroke();
   }
   context.setLineDash([]);
@@ -126,8 +130,9 @@ function drawNorms(context, width, height, { lines, range, most, least, log, bou
   const order = [...lines].sort((a, b) => (a.name === selected) - (b.name === selected));
   for (const line of order) {
     const strong = line.name === selected;
-    context.strokeStyle = lines.length > 8 && !strong ? colours.muted : line.colour;
-    context.globalAlpha = strong ? 1 : lines.length > 8 ? 0.35 : 0.65;
+    const colour = lineColour(line, selected, lines.length > CROWD);
+    context.strokeStyle = colour;
+    context.globalAlpha = strong ? 1 : lines.length > CROWD ? 0.35 : 0.65;
     context.lineWidth = strong ? 3 : 1.25;
     for (const piece of line.pieces) {
       context.beginPath();
@@ -137,14 +142,14 @@ function drawNorms(context, width, height, { lines, range, most, least, log, bou
         context.lineTo(x(piece.x[piece.x.length - 1]), y(0));
         context.lineTo(x(piece.x[0]), y(0));
         context.globalAlpha = 0.1;
-        context.fillStyle = line.colour;
+        context.fillStyle = colour;
         context.fill();
         context.globalAlpha = 1;
       }
     }
   }
   context.restore();
-  return nameLines(context, width, height, order.reverse(), selected, y, lines.length > 8);
+  return nameLines(context, width, height, order.reverse(), selected, y, lines.length > CROWD);
 }
 
 /** Names at the ends of lines, moved apart where they would touch. */
@@ -158,7 +163,7 @@ function nameLines(context, width, height, lines, selected, y, crowded) {
   context.textBaseline = "middle";
   for (const { line, at } of places) {
     const strong = line.name === selected;
-    context.fillStyle = line.colour;
+    context.fillStyle = lineColour(line, selected, crowded);
     context.fillRect(width - 112, at - (strong ? 2 : 1), 10, strong ? 4 : 2);
     context.font = `${strong ? "600 " : ""}12px system-ui, sans-serif`;
     context.fillStyle = strong ? palette().ink : palette().muted;

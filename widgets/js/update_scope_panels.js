@@ -22,6 +22,14 @@ class Norms {
   /** How many updates were made before a token. */
   updatesBefore(at) { return below(this.data.updates, at); }
 
+  /** The token after the update that follows, or that precedes, a token. */
+  updateFrom(at, direction) {
+    const { updates } = this.data, count = this.updatesBefore(at), last = this.head.tokens - 1;
+    if (direction > 0) return count < updates.length ? Math.min(updates[count] + 1, last) : last;
+    const index = updates[count - 1] + 1 === at ? count - 2 : count - 1;
+    return index >= 0 ? updates[index] + 1 : 0;
+  }
+
   row(reader, name) {
     const index = this.parameters(reader).findIndex((entry) => entry.name === name);
     const count = this.after.length;
@@ -51,6 +59,8 @@ class Norms {
           piece.x.push(this.after[i]);
           piece.y.push(row[i] / unit);
         }
+        piece.x.push(Math.min(end, this.head.tokens - 1)); // after its last update Δθ stays as it is
+        piece.y.push(piece.y[piece.y.length - 1]);
         pieces.push(piece);
       }
       const known = pieces.flatMap((piece) => piece.y.filter(Number.isFinite));
@@ -74,7 +84,13 @@ function below(numbers, value) {
 /** The text around a token: what was read, the token that comes, what follows it. */
 function readingLine(norms, at) {
   const [first, end] = norms.bounds(norms.document(at));
-  const part = (from, to) => h("span", {}, norms.texts.slice(Math.max(from, first), Math.min(to, end)).map((text) => token(text)));
+  // Long stretches of blanks are told, so that words stay in sight.
+  const one = (text) => {
+    const shown = token(text);
+    shown.textContent = shown.textContent.replace(/␣{4,}/g, (blanks) => `␣×${blanks.length} `);
+    return shown;
+  };
+  const part = (from, to) => h("span", {}, norms.texts.slice(Math.max(from, first), Math.min(to, end)).map(one));
   return [
     h("div", { class: "fwl-read" }, part(at - 40, at)),
     token(norms.texts[at], { class: "fwl-token fwl-now" }),
@@ -89,12 +105,12 @@ function normTable(norms, reader, selected, [from, to], choose) {
   const step = Math.ceil(places.length / 600) || 1;
   const rows = places.filter((_, i) => i % step === 0 || i === places.length - 1).map((i) => [
     h("button", { type: "button", tabindex: "-1", onclick: () => choose(Math.min(norms.after[i], norms.head.tokens - 1)) }, whole(norms.after[i])),
-    whole(norms.data.drawn[i]), ...entries.map((entry) => brief(norms.row(reader, entry.name)[i])),
+    whole(norms.data.drawn[i] + 1), ...entries.map((entry) => brief(norms.row(reader, entry.name)[i])),
   ]);
   const left = norms.parameters(reader).length - entries.length;
   return table(
     `‖Δθ‖ after updates${step > 1 ? `, every ${step}th` : ""}${left ? `; ${left} more parameters can be chosen above` : ""}`,
-    ["tokens read", "update", ...entries.map((entry) => entry.label)], rows,
+    ["token", "updates made", ...entries.map((entry) => entry.label)], rows,
   );
 }
 
@@ -128,7 +144,7 @@ function behind(order, cells, at) {
 }
 
 /** "row 7", "rows 7, 9, 2 …". */
-function places(what, numbers) {
+function places(one, many, numbers) {
   const shown = numbers.slice(0, 4).map(whole).join(", ");
-  return `${what}${numbers.length > 1 ? "s" : ""} ${shown}${numbers.length > 4 ? ", …" : ""}`;
+  return `${numbers.length > 1 ? many : one} ${shown}${numbers.length > 4 ? ", …" : ""}`;
 }
