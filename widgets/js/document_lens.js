@@ -121,9 +121,9 @@ async function render({ model, el, signal }) {
       if (row.version !== version || row.marked !== marked) mark(row);
       row.version = version;
       row.marked = marked;
-      row.style.transform = `translateY(${line * ROW + shift + 6}px)`;
+      row.style.top = `${line * ROW + shift + 6}px`;
     }
-    for (const row of spare) row.style.transform = "translateY(-100px)";
+    for (const row of spare) row.style.top = "-100px";
     showTitle(first + 2);
     minimap.redraw();
   }
