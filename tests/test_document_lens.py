@@ -37,7 +37,9 @@ def _unpack(layout, data):
 
 def _read(view):
     """Texts and scores as a browser makes them out of all pages."""
-    distinct, texts, scores = [], [], []
+    distinct: list[str] = []
+    texts: list[str] = []
+    scores: list[np.ndarray] = []
     for page in range(view.head["pages"]):
         content, (data,) = view.answer({"kind": "page", "page": page})
         arrays = _unpack(content["columns"], data)
@@ -137,7 +139,7 @@ def test_alternatives_are_named_without_a_vocabulary_by_the_text_or_the_number(t
     bare = trace.drop_vars(schema.VOCABULARY_TEXT)
     known = dict(zip(trace[schema.TOKEN_ID].values.tolist(), trace[schema.TOKEN_TEXT].values.tolist(), strict=True))
     view = DocumentLens(bare)
-    named = {}
+    named: dict[str, str] = {}
     for token in range(200):
         named |= view.answer({"kind": "token", "token": token})[0]["texts"]
     assert all(text == known.get(int(index), f"#{index}") for index, text in named.items())

@@ -1,7 +1,6 @@
 """The lens in a real browser: keys, clicks, search, the map, both themes, long documents, and its saved page."""
 
 import re
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
@@ -256,7 +255,7 @@ def test_longer_traces_arrive_in_pages(open_notebook, page):
     expect(page.locator(f"{LENS} .fwl-title b")).to_have_text("package/module_2.py")
 
 
-def test_a_saved_page_shows_the_text_as_it_reads_and_runs_nothing_in_it(open_file, tmp_path: Path):
+def test_a_saved_page_shows_the_text_as_it_reads_and_runs_nothing_in_it(open_file, tmp_path):
     trace = make_trace(5, tokens=400, documents=1)  # full of markup, quotes and right-to-left text
     selection = Selection(trace, reader="fwl", token=9)
     view = DocumentLens(trace, selection=selection, lines=200)
@@ -286,7 +285,7 @@ def test_a_saved_page_shows_the_text_as_it_reads_and_runs_nothing_in_it(open_fil
     selection.close()
 
 
-def test_scores_that_are_not_finite_can_be_gone_to(open_file, tmp_path: Path):
+def test_scores_that_are_not_finite_can_be_gone_to(open_file, tmp_path):
     trace = make_trace(5, tokens=900, documents=2, recorded=False)
     values = trace[schema.NLL].values.copy()
     values[3, 777] = float("nan")
