@@ -110,7 +110,8 @@ class UpdateScope(View):
                 for token in dict.fromkeys([*wanted, *spread]):
                     at = {"reader": reader, "parameter": parameter, "token": token, "pinned": pinned}
                     yield {"kind": "tile", "order": ORDERS[0], **at}
-                    yield {"kind": "spectrum", **at}
+                    if schema.col_dim(parameter) in self.trace.dims:
+                        yield {"kind": "spectrum", **at}
         # Of other readers what there is at the selection, if only why there is nothing.
         for name in (name for name in self.head["moved"] if name != reader):
             for entry in self.head["moved"][name]["parameters"]:

@@ -36,6 +36,7 @@ async function render({ model, el, signal }) {
       { key: "s", does: "one scale over the document, or of each token", run: () => set({ fixedScale: !state.fixedScale }) },
       { key: "o", does: "longest rows and columns first, or as stored", run: () => set({ order: state.order === "length" ? "stored" : "length", zoom: null }) },
       { key: "l", does: "norms by logarithm", run: () => set({ log: !state.log }) },
+      { key: "d", does: "norms of all documents, or of this one", run: () => set({ all: !state.all }) },
       { key: "v", does: "view as table", run: () => set({ asTable: !state.asTable }) },
     ],
   });
@@ -63,7 +64,8 @@ async function render({ model, el, signal }) {
   switches.all.made.hidden = head.starts.length < 2;
   const tableButton = button("table", () => set({ asTable: !state.asTable }), { title: "norms at updates (v)" });
   const badButton = button("first norm that is not finite", () => go(head.moved[where().reader].bad + 1));
-  view.tools.append(readers, parameters, ...Object.values(switches).map((one) => one.made), tableButton, badButton);
+  const { signs, fixedScale, order, log, all } = switches;
+  view.tools.append(readers, parameters, signs.made, fixedScale.made, order.made, tableButton, badButton);
 
   const chart = h("div", { class: "fwl-chart" }), cursor = h("div", { class: "fwl-cursor" });
   const pinMark = h("div", { class: "fwl-cursor fwl-pin", hidden: true });
@@ -74,7 +76,7 @@ async function render({ model, el, signal }) {
   const transport = h("div", { class: "fwl-transport" },
     step("◂◂", "one update back (,)", () => byUpdate(-1)), step("◂", "one token back (←)", () => go(place.get("token") - 1)), playButton,
     step("▸", "one token on (→)", () => go(place.get("token") + 1)), step("▸▸", "one update on (.)", () => byUpdate(1)), slider,
-    choice("speed", SPEEDS, speed, (value) => { speed = value; }), pinButton);
+    choice("speed", SPEEDS, speed, (value) => { speed = value; }), pinButton, log.made, all.made);
   const reading = h("div", { class: "fwl-reading", "aria-hidden": "true", hidden: !head.texts });
   const note = h("div", { class: "fwl-note", hidden: true }), missing = h("div"), tablePlace = h("div");
   view.body.append(chart, transport, reading, note, missing, figures.element, tablePlace);
@@ -109,7 +111,8 @@ async function render({ model, el, signal }) {
     tablePlace.replaceChildren(...(state.asTable && adapting.includes(where().reader) ? [normTable(norms, where().reader, where().parameter, range(), go)] : []));
     const lost = pictures.why(pictures.piece());
     note.hidden = figures.element.hidden || (pictures.saved === null && lost === undefined);
-    note.textContent = lost ?? `saved view: some pictures are kept; this is of token ${whole(figures.shownToken() ?? 0)}, the nearest. Other orders, pins and exact values need a kernel.`;
+    const nearest = figures.shownToken() === place.get("token") ? "" : `; this is of token ${whole(figures.shownToken() ?? 0)}, the nearest`;
+    note.textContent = lost ?? `saved view: pictures of some tokens are kept${nearest}. Other orders, pins and exact values need a kernel.`;
     switches.order.update(state.order === "length");
   }
 

@@ -174,18 +174,19 @@ function nameLines(context, width, height, lines, selected, y, crowded) {
 
 /** How many values are how large; counts go by their logarithm, so that the few large ones are seen. */
 function drawHistogram(context, width, height, { bars, size, reach, limit, signs }) {
-  const most = bars.reduce((a, b) => Math.max(a, b), 1);
-  const top = Math.ceil(Math.log10(most + 1) + 0.05);
-  const x = linear([-reach || -1, reach || 1], [64, width - 12]), y = linear([0, top], [height - 36, 24]);
-  axes(context, { scale: x, label: "value of Δθ", format: brief }, { scale: y, label: "entries, by logarithm", format: (p) => (Number.isInteger(p) ? whole(10 ** p) : "") });
+  const most = bars.reduce((a, b) => Math.max(a, b), 1), least = -0.2; // a bar of one entry is seen
+  const x = linear([-reach || -1, reach || 1], [64, width - 12]);
+  const y = linear([least, Math.ceil(Math.log10(most) + 0.05)], [height - 36, 24]);
+  const power = (p) => (Number.isInteger(p) ? whole(10 ** p) : "");
+  axes(context, { scale: x, label: "value of Δθ", format: brief }, { scale: y, label: "entries", format: power });
   const wide = (2 * size) / bars.length, dark = isDark();
   bars.forEach((count, i) => {
     if (!count) return;
     const from = -size + i * wide, middle = limit ? (from + wide / 2) / limit : 0;
     context.fillStyle = css(deltaColour(signs ? Math.sign(middle) * Math.max(Math.abs(middle), 0.35) : Math.max(Math.abs(middle), 0.15), signs, dark));
     if (i === (bars.length - 1) / 2) context.fillStyle = palette().muted;
-    const up = y(Math.log10(count + 1)), left = x(from);
-    context.fillRect(left, up, Math.max(x(from + wide) - left - 0.5, 1), y(0) - up);
+    const up = y(Math.log10(count)), left = x(from);
+    context.fillRect(left, up, Math.max(x(from + wide) - left - 0.5, 1), y(least) - up);
   });
 }
 
