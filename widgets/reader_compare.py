@@ -1,6 +1,5 @@
 """ReaderCompare: who did better, where, by how much for sure, at what cost, and what was set otherwise."""
 
-import html
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from typing import Any, Final
@@ -11,7 +10,7 @@ import xarray as xr
 from fwl_lab import analysis
 from fwl_lab import trace as schema
 from fwl_lab.certificate import HEADINGS, Certificate
-from widgets import compared_runs
+from widgets import compared_runs, theme
 from widgets.badges import badge_text
 from widgets.comparison_tables import breakdown_record
 from widgets.document_view import GROUND, INK, MUTED, visible
@@ -23,6 +22,19 @@ from widgets.view import Answer, View, source, style
 _BUCKETS: Final = 12
 _STILL_POINTS: Final = 160
 _SHAPE: Final = (640, 200)  # of the still picture
+
+_DASHES: Final = {"dot": "2 4", "dash": "7 5", "longdash": "13 5", "dashdot": "8 4 2 4", "longdashdot": "14 4 2 4"}
+# JupyterLab's themes do not set color-scheme, which light-dark() goes by.
+_STYLE: Final = """
+.fwl-compared { color-scheme: light dark; font: 13px/1.45 %(font)s; color: light-dark(%(ink)s); max-width: 760px;
+  background: light-dark(%(ground)s); padding: 8px 12px; font-variant-numeric: tabular-nums; }
+body[data-jp-theme-light="true"] .fwl-compared { color-scheme: light; }
+body[data-jp-theme-light="false"] .fwl-compared { color-scheme: dark; }
+.fwl-compared text { font-size: 12px; fill: light-dark(%(muted)s); }
+.fwl-compared table { color: inherit; font: inherit; border-collapse: collapse; margin: 0; }
+.fwl-compared :is(th, td) { padding: 2px 14px 2px 0; text-align: left; font-weight: 400; background: none; }
+.fwl-compared thead th { color: light-dark(%(muted)s); }
+"""
 
 _BREAKDOWNS: Final = {
     "position": "position in the document",
@@ -165,31 +177,35 @@ def still_picture(head: Mapping[str, Any], scores: xr.Dataset, baseline: str) ->
     low, high = min(known.min(initial=0), 0.0), max(known.max(initial=0), 1e-9)
     y = (1 - (gains - low) / (high - low)) * height
     lines = "".join(
-        f'<polyline fill="none" stroke-width="2" stroke="{head["readers"][name]["colour"]}" points="'
+        f'<polyline fill="none" stroke-width="2" stroke="{head["readers"][name]["colour"]}" '
+        f'stroke-dasharray="{_DASHES.get(head["readers"][name]["dash"], "")}" points="'
         + " ".join(f"{x:.1f},{v:.1f}" for x, v in zip(at / at[-1] * width, line, strict=True) if np.isfinite(v))
         + '"/>'
         for name, line in zip(head["order"], y, strict=True)
     )
     texts = []
     for name in head["order"]:
-        figures, look = head["figures"][name], head["readers"][name]
+        figures, reader = head["figures"][name], head["readers"][name]
         mean = "not finite" if figures["nll"] is None else f"{figures['nll']:.3f}"
         total = gains[head["order"].index(name), -1] / at[-1]
         gain = "baseline" if name == baseline else f"{total:+.3f}" if np.isfinite(total) else "not finite"
         texts.append(
-            f'<tr><th scope="row" style="text-align:left"><span style="color:{look["colour"]}">■</span> '
-            f"{visible(look['label'])}</th><td>{mean}</td><td>{gain}</td>"
+            f'<tr><th scope="row"><span style="color:{reader["colour"]}">■</span> '
+            f"{visible(reader['label'])}</th><td>{mean}</td><td>{gain}</td>"
             f"<td>{visible(head['badges'][name]['text'])}</td></tr>"
         )
-    ground, ink, muted = (f"light-dark({light}, {dark})" for light, dark in (GROUND, INK, MUTED))
-    title = f"cumulative gain over {html.escape(head['readers'][baseline]['label'])}, up to {high:+,.0f} nat"
+    pairs = {"ground": GROUND, "ink": INK, "muted": MUTED}
+    look = _STYLE % {"font": theme.FONT, **{name: ", ".join(pair) for name, pair in pairs.items()}}
+    over = f"over {visible(head['readers'][baseline]['label'])}"
+    title = f"cumulative gain {over}, up to {high:+,.0f} nat"
+    heads = "".join(
+        f'<th scope="col">{text}</th>' for text in ("reader", "NLL [nat/token]", f"gain {over}", "certificate")
+    )
     return (
-        f'<div style="color-scheme:light dark;color:{ink};background:{ground};padding:8px 12px;max-width:760px">'
-        f'<svg viewBox="-4 -18 {width + 8} {height + 40}" role="img" aria-label="{title}" width="100%">'
-        f'<text y="-6" font-size="12" fill="{muted}">{title}</text><text x="{width}" y="{height + 18}" font-size="12" '
-        f'text-anchor="end" fill="{muted}">{at[-1]:,} tokens</text>{lines}</svg><table><thead><tr><th>reader</th>'
-        f"<th>NLL [nat/token]</th><th>gain [nat/token]</th><th>certificate</th></tr></thead><tbody>{''.join(texts)}"
-        "</tbody></table></div>"
+        f'<div class="fwl-compared"><style>{look}</style>'
+        f'<svg viewBox="-4 -18 {width + 8} {height + 40}" role="img" aria-label="cumulative gains" width="100%">'
+        f'<text y="-6">{title}</text><text x="{width}" y="{height + 18}" text-anchor="end">{at[-1]:,} tokens</text>'
+        f"{lines}</svg><table><thead><tr>{heads}</tr></thead><tbody>{''.join(texts)}</tbody></table></div>"
     )
 
 

@@ -43,7 +43,7 @@ function comparison(head, { at, sums }, place) {
 
 /** What is said of the selection: of the stretch that is brushed, of the reader, of scores that are not finite. */
 function compareWords({ head, state, view, place, compared, known, intervals, charts, biggest, clear, wordsPlace }) {
-  const { at, points, others, nearest, gainBetween, baseline, chosen, label, style, documentOf } = compared;
+  const { at, points, readers, others, nearest, gainBetween, baseline, chosen, label, style, documentOf } = compared;
 
   /** Mean gains over the stretch; where it does not end at points, what the kernel says. */
   function stretch() {
@@ -75,10 +75,11 @@ function compareWords({ head, state, view, place, compared, known, intervals, ch
     const every = head.exact ? ""
       : ` Lines are exact at ${whole(points)} points, ${apart} tokens apart, and straight between.`;
     const told = `Drag over the chart, or Shift + arrows: the mean gains of a stretch, shown in all views.${every}`;
+    if (readers.length < 2 || state.asTable) return [];
     if (state.tab === "tokens") return [h("span", { class: "fwl-none" }, told)];
-    const [legend, hollow] = state.tab === "cost" ? [compared.readers, "another reader saves as much for less"]
+    const [legend, hollow] = state.tab === "cost" ? [readers, "another reader saves as much for less"]
       : [others(), "no interval, one document only"];
-    return state.asTable ? [] : [...legend.flatMap(named), h("span", { class: "fwl-none" }, ` hollow: ${hollow}`)];
+    return [...legend.flatMap(named), h("span", { class: "fwl-none" }, ` hollow: ${hollow}`)];
   }
   function speak() {
     const name = chosen(), gain = intervals().content?.gain[name], said = stretch();
