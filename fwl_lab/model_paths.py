@@ -4,10 +4,10 @@ All weights of the reading are scaled together: along α, position p is processe
 holds p, cached keys and values included. The NLL of the target is then a function of every Δθ_q within its reach, and
 since Δθ_q = Σ_{j<q} u_j, update j has paid −∫₀¹ Σ_{q>j} ⟨∂L/∂θ_q(α), u_j⟩ dα of the gain.
 
-The path can turn sharply, and its slope, exact, with it. Seen where updates make a text worse: the short embeddings of
-tokens that it repeats move by a sixth of their length, and as they pass through a norm, what later layers attend to
-jumps from one repeat to the next, at another α for each. Twelve nodes then miss the gain by tenths of a nat, and 200
-do not; few texts are of that kind.
+The path can turn sharply, and its slope, exact, with it. Seen where updates make a repetitive text worse: embeddings
+move by a sixth of their length, and a head whose scores span hundreds, so that its softmax is a choice, turns from one
+position to the one before, within 0.04 of α and at another α for each query. Twelve nodes then miss the gain by tenths
+of a nat; cut into stretches where it turns, the path took some 200.
 
 Symbols: q segments and j updates (update j ends segment j), u_j what the optimizer made of the weights in one step, its
 decay included; Δθ_q weights in segment q minus θ₀; p positions in the document, W window.
