@@ -16,6 +16,9 @@ function h(tag, attributes = {}, ...children) {
   return node;
 }
 
+/** The name space of drawings, asked of the browser: a saved page holds no address, not even of a name. */
+const SVG = new DOMParser().parseFromString("<svg></svg>", "text/html").querySelector("svg").namespaceURI;
+
 // -- numbers and texts ----------------------------------------------------------------------------------------------
 
 const whole = (n) => n.toLocaleString("en-US");

@@ -11,6 +11,12 @@ function load(code) {
 
 export default {
   async render(given) {
-    return (await load(given.model.get("code"))).default.render(given);
+    const { default: view } = await load(given.model.get("code"));
+    try {
+      return await view.render(given);
+    } catch (error) {
+      if (error.message !== "widget model not found") throw error;
+      given.el.textContent = "This view was closed before it could be shown; run its cell again.";
+    }
   },
 };

@@ -26,7 +26,7 @@ const nats = (x) => (Math.abs(x) < 100 ? brief(x) : whole(Math.round(x)).replace
 
 /** A reader's line and mark, as a small picture. */
 function swatch(style) {
-  const [node, line] = ["svg", "line"].map((tag) => document.createElementNS("http://www.w3.org/2000/svg", tag));
+  const [node, line] = ["svg", "line"].map((tag) => document.createElementNS(SVG, tag));
   const set = (element, attributes) => {
     for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
   };

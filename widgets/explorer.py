@@ -1,0 +1,96 @@
+"""All views of a trace at once, linked: the text, who paid, what happened to the weights, and who did better."""
+
+from pathlib import Path
+from typing import Any, Final
+
+import ipywidgets
+import numpy as np
+import xarray as xr
+
+from fwl_lab.trace import NLL, READER, RECEIPT_GAIN
+from widgets import housekeeping
+from widgets.document_lens import DocumentLens
+from widgets.page import write_page
+from widgets.reader_compare import ReaderCompare
+from widgets.receipts import Receipts
+from widgets.selection import Selection
+from widgets.update_scope import UpdateScope
+from widgets.view import View
+
+_SIDE_BY_SIDE: Final = {"display": "flex", "flex_flow": "row wrap", "align_items": "stretch"}
+
+
+class Explorer(ipywidgets.VBox):
+    """The four views of a trace, sharing one `selection`.
+
+    Attributes
+    ----------
+    lens : DocumentLens
+    receipts : Receipts
+    scope : UpdateScope
+    compare : ReaderCompare
+    selection : Selection
+    """
+
+    def __init__(self, trace: xr.Dataset, *, model: Any = None, selection: Selection | None = None) -> None:
+        self.selection = Selection(trace) if selection is None else selection
+        self.lens = DocumentLens(trace, selection=self.selection)
+        self.receipts = Receipts(trace, model=model, selection=self.selection)
+        self.scope = UpdateScope(trace, selection=self.selection)
+        self.compare = ReaderCompare(trace, selection=self.selection)
+        super().__init__([self.lens, self.receipts, self.scope, self.compare])
+        housekeeping.keep(self)
+
+    @property
+    def views(self) -> list[View]:
+        """The views, from top to bottom."""
+        return [self.lens, self.receipts, self.scope, self.compare]
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write all of it as one page that needs no kernel and no network; returns its path."""
+        return write_page(self.views, path, title="Explore a trace")
+
+    def close(self) -> None:
+        """Leave the page, and let go of the trace."""
+        for view in self.views:
+            view.close()
+        self.selection.close()
+        self.layout.close()
+        super().close()
+
+    def _repr_mimebundle_(self, **given: Any) -> Any:
+        """The live views; only their pictures where nobody could use them, so that a saved notebook stays small."""
+        still = {"text/html": "".join(view.fallback_html() for view in self.views), "text/plain": "Explorer"}
+        if not housekeeping.someone_is_there():
+            return still
+        return super()._repr_mimebundle_(**given) | still
+
+
+def explore(trace: xr.Dataset, *, model: Any = None, reader: str | None = None, token: int | None = None) -> Explorer:
+    """Open a trace in all views at once.
+
+    Parameters
+    ----------
+    trace : Dataset
+        Of `fwl_lab.score` or `fwl_lab.open_trace`; what it does not hold, the views say how to record.
+    model : LanguageModel, optional
+        The one that read: with it, receipts that the trace does not hold are computed when asked for.
+    reader : str, optional
+        To look at first. None: one that adapts.
+    token : int, optional
+        To look at first, index in the trace. None: the largest gain, of those that have a receipt if any has.
+    """
+    selection = Selection(trace, reader=reader, token=0 if token is None else token)
+    if token is None:
+        selection.token = _most_telling(trace, selection)
+    return Explorer(trace, model=model, selection=selection)
+
+
+def _most_telling(trace: xr.Dataset, selection: Selection) -> int:
+    """The token whose gain is largest, of those with a receipt if there are any."""
+    nll = trace[NLL]
+    gain = nll.sel({READER: selection.baseline}).values - nll.sel({READER: selection.reader}).values
+    if RECEIPT_GAIN in trace:
+        known = np.isfinite(trace[RECEIPT_GAIN].sel({READER: selection.reader}).values)
+        gain = np.where(known, gain, -np.inf) if known.any() else gain
+    return int(np.argmax(np.nan_to_num(gain, nan=-np.inf)))
