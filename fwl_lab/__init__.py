@@ -14,7 +14,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "from_scratch": ["new_model"],
         "generation": ["Generation", "generate"],
         "language_model": ["LanguageModel"],
-        "loading": ["attach_fast_weights", "load_model"],
+        "loading": ["attach_fast_weights", "available_devices", "load_model"],
         "matrices": ["fast_weight", "relative_drift"],
         "operated": ["operate"],
         "optimizers": ["DynamicEvaluationRMS", "DynamicEvaluationSGD", "GradientStatistics"],

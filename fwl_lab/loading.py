@@ -83,6 +83,12 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
     return chosen
 
 
+def available_devices() -> list[str]:
+    """Devices that a model can be moved to here, "cpu" first."""
+    found = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    return [*found, "mps"] if torch.backends.mps.is_available() else found
+
+
 def load_model(
     name: str | Path = "bundled",
     device: str | torch.device = "auto",

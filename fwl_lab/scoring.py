@@ -82,8 +82,8 @@ def score(
     carry : bool
         Whether fast weights survive a document's end. The context never does.
     progress : bool or callable
-        True: show tokens per second and the time left. A callable is told after every 1,024 tokens of a reader
-        ``progress(name, done, total)``: the tokens that it has read, and is to read, of all documents. Where it
+        True: show tokens per second and the time left. A callable is told at the beginning and after every 1,024
+        tokens of a reader ``progress(name, done, total)``: the tokens that it has read, and is to read, of all documents. Where it
         returns False the reading stops, and the trace holds the blocks that all readers have read, as if there were
         no more.
     max_tokens : int, optional
@@ -138,6 +138,7 @@ def read_all(
     recordings = {} if plan is None else {name: Recording(plan, name, writer) for name in readers}
     seconds = np.zeros(len(readers))
     with following(progress, len(readers), int(starts[-1]), plan) as tell:
+        tell(next(iter(readers)), 0)
         for document, (encoding, start) in enumerate(zip(encodings, starts.tolist(), strict=False)):
             with ExitStack() as watching:
                 for name, reader in readers.items():
@@ -196,7 +197,7 @@ def following(
 
         def show(name: str, done: int) -> None:
             more, read[name] = done - read.get(name, 0), done
-            bar.set_description(name if more else f"{name}: cost", refresh=False)
+            bar.set_description(name if more or done < tokens else f"{name}: cost", refresh=False)
             bar.update(more)
 
         yield show

@@ -272,7 +272,7 @@ def test_a_reading_that_is_stopped_keeps_its_complete_blocks(
     whole = score(model, DOCUMENTS[:1], readers_of(model, *names), Recorder(), progress=False)
     cut = score(model, DOCUMENTS[:1], readers_of(model, *names), Recorder(), path, progress=until_the_third_block)
     tokens = whole.sizes["token"]
-    assert told == [(name, done, tokens) for done in (8, 16, 24) for name in names][:5]
+    assert told == [("base", 0, tokens), *[(name, done, tokens) for done in (8, 16, 24) for name in names][:5]]
     assert tokens > 24 and cut.sizes["token"] == 16 and json.loads(cut.attrs["progress"])["token"] == 16
     updates = cut.sizes["update"]
     assert 0 < updates < whole.sizes["update"]
@@ -290,6 +290,6 @@ def test_following_a_reading_changes_nothing_and_stopping_it_at_once_leaves_noth
     np.testing.assert_array_equal(followed["nll"].values, plain["nll"].values)
     first = len(model.encode(DOCUMENTS[0].text))
     # The last time before what it costs is counted.
-    assert told == [("base", first), *[("base", plain.sizes["token"])] * 2] and "progress" not in followed.attrs
+    assert told == [("base", done) for done in (0, first, *[plain.sizes["token"]] * 2)] and "progress" not in followed.attrs
     with pytest.raises(ValueError, match="has not finished its first block; there is nothing yet"):
         score(model, DOCUMENTS[:2], readers_of(model, "base", "fwl"), progress=lambda *_: False)
