@@ -51,7 +51,9 @@ class DocumentLens(View):
         `measure` is none of the three, or `lines` is less than 4.
     """
 
-    _esm = source("document_layout", "document_drawing", "document_panel", "document_lens")
+    _esm = source(
+        "document_layout", "document_drawing", "document_text", "document_walk", "document_panel", "document_lens"
+    )
     _css = style("document_lens")
 
     measure = traitlets.Enum(MEASURES).tag(sync=True)

@@ -29,6 +29,17 @@ function measureOf(name, { pages, ranks, reader, baseline, head }) {
   };
 }
 
+/** Mean of a measure from one token to before another; asked for at every step of a scroll, so it is kept. */
+function meanOf(measure, from, to) {
+  measure.means ??= new Map();
+  if (!measure.means.has(from)) {
+    let sum = 0;
+    for (let t = from; t < to; t += 1) sum += measure.value(t);
+    measure.means.set(from, sum / (to - from));
+  }
+  return measure.means.get(from);
+}
+
 /** cividis that grows out of the page's ground, so that what was expected stays quiet. */
 const fromGround = (share) =>
   blend(channels(palette().ground), magnitude(clamp(share, 0, 1)), Math.min(1, 0.06 + 1.9 * clamp(share, 0, 1)));
