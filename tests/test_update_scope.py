@@ -178,7 +178,7 @@ def test_the_first_norm_that_is_not_finite_is_found(trace):
 
 
 def test_a_long_trace_starts_small():
-    long = make_trace(0, tokens=100_000, documents=3)
+    long = make_trace(0, tokens=100_000, documents=3, recorded=False)
     made = UpdateScope(long)
     assert len(made.data) + len(json.dumps(made.head)) < 2_000_000
     made.close()

@@ -83,8 +83,10 @@ function drawMatrix(context, box, picture, { norms, spans, labels, limitNorms })
   context.globalAlpha = 0.55;
   const most = norms.map((values, axis) => Math.max(limitNorms?.[axis] ?? 0, values.reduce((a, b) => Math.max(a, b), 0)) || 1);
   const [down, across] = [box.high / norms[0].length, box.wide / norms[1].length];
-  norms[0].forEach((value, i) => context.fillRect(box.x + box.wide + 5, box.y + i * down, (36 * value) / most[0], Math.max(down, 0.6)));
-  norms[1].forEach((value, i) => context.fillRect(box.x + i * across, box.y - 5, Math.max(across, 0.6), (-36 * value) / most[1]));
+  context.beginPath(); // all of them at once: one fill instead of hundreds
+  norms[0].forEach((value, i) => context.rect(box.x + box.wide + 5, box.y + i * down, (36 * value) / most[0], Math.max(down, 0.6)));
+  norms[1].forEach((value, i) => context.rect(box.x + i * across, box.y - 5, Math.max(across, 0.6), (-36 * value) / most[1]));
+  context.fill();
   context.globalAlpha = 1;
 }
 

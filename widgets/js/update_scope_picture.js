@@ -7,6 +7,7 @@ const PICTURE_HEIGHT = 540;
 function deltaFigures({ pictures, place, norms, state, view, changed, signal }) {
   const canvas = document.createElement("canvas");
   let shown = null, painted = null, cell = null;
+  const drawn = new Map(); // what each canvas shows, so that none is painted twice
   const pictureTitle = h("h4", {}), pictureBox = h("div", { class: "fwl-picture" }), readout = h("div", { class: "fwl-readout", "aria-hidden": "true" });
   const box = h("div", { class: "fwl-box", hidden: true }), zero = h("div", { class: "fwl-zero", hidden: true });
   const words = h("dl", { class: "fwl-words" }), legendBox = h("div"), histogramBox = h("div"), spectrumBox = h("div");
@@ -76,6 +77,13 @@ function deltaFigures({ pictures, place, norms, state, view, changed, signal }) 
     }
   }
 
+  function repaint(one, what) {
+    const before = drawn.get(one);
+    if (before !== undefined && what.every((value, i) => value === before[i])) return;
+    drawn.set(one, what);
+    one.now();
+  }
+
   /** Draw what the selection asks for, or, until it is there, what was. True where there is a picture. */
   function show() {
     const question = pictures.tile(), found = pictures.get(question), { reader, parameter } = pictures.where();
@@ -87,7 +95,11 @@ function deltaFigures({ pictures, place, norms, state, view, changed, signal }) 
     titles(now, piece());
     pictureBox.classList.toggle("fwl-zoomed", state.zoom !== null);
     spectrumTitle.hidden = spectrumBox.hidden = now.codes === undefined;
-    for (const one of [picture, legend, histogram, spectra]) one.now();
+    const { limit, size } = limits(), colours = [isDark(), state.signs, limit, size], exact = piece();
+    repaint(picture, [now, exact, ...colours, state.order]);
+    repaint(legend, [now.size, ...colours]);
+    repaint(histogram, [now, ...colours]);
+    repaint(spectra, [spectrum(), limits().first, isDark()]);
     if (cell && (state.zoom === null || piece())) sayCell();
     element.dataset.token = String(shown.token); // what is drawn, for whoever waits for it
     element.dataset.zoomed = String(Boolean(piece()));
