@@ -83,9 +83,9 @@ def score(
         Whether fast weights survive a document's end. The context never does.
     progress : bool or callable
         True: show tokens per second and the time left. A callable is told at the beginning and after every 1,024
-        tokens of a reader ``progress(name, done, total)``: the tokens that it has read, and is to read, of all documents. Where it
-        returns False the reading stops, and the trace holds the blocks that all readers have read, as if there were
-        no more.
+        tokens of a reader ``progress(name, done, total)``: the tokens that it has read, and is to read, of all
+        documents. Where it returns False the reading stops, and the trace holds the blocks that all readers have
+        read, as if there were no more.
     max_tokens : int, optional
         Read no more of each document.
 

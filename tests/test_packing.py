@@ -18,7 +18,7 @@ def _unpack(layout, data):
 
 def test_arrays_come_back_each_at_a_multiple_of_eight():
     rng = np.random.default_rng(0)
-    given_ = {
+    given_: dict[str, np.ndarray] = {
         "a": rng.integers(0, 9, 5).astype(np.uint8),
         "b": rng.normal(size=(3, 2)),
         "c": np.zeros((0, 4), np.float32),

@@ -6,6 +6,7 @@ import weakref
 
 import numpy as np
 import pytest
+from asking import asked
 
 from fwl_lab import analysis
 from fwl_lab import trace as schema
@@ -70,7 +71,7 @@ def test_a_cumulative_line_is_exact_at_its_points(trace):
 
 def test_intervals_are_those_of_the_library(trace):
     view = ReaderCompare(trace)
-    answer, _ = view.reply({"kind": "intervals", "baseline": "static"})
+    answer, _ = asked(view, "intervals", baseline="static")
     expected = analysis.paired_bootstrap(trace, baseline="static").sel({analysis.AVERAGE: analysis.MICRO})
     for name in ("base", "dynamic_evaluation", "fwl"):
         row = expected.sel({schema.READER: name})
@@ -80,9 +81,9 @@ def test_intervals_are_those_of_the_library(trace):
     frontier = analysis.cost_frontier(trace, "static")
     best = frontier[analysis.OPTIMAL].sel({analysis.COST: analysis.SECONDS_PER_TOKEN}).values
     assert answer["optimal"][analysis.SECONDS_PER_TOKEN] == trace[schema.READER].values[best].tolist()
-    assert view.reply({"kind": "intervals", "baseline": "static"})[0] is answer  # drawn once
+    assert asked(view, "intervals", baseline="static")[0] is answer  # drawn once
     alone = ReaderCompare(make_trace(0, tokens=400, documents=1, recorded=False))
-    assert alone.reply({"kind": "intervals", "baseline": "base"})[0]["resampled"] == "blocks of one document"
+    assert asked(alone, "intervals", baseline="base")[0]["resampled"] == "blocks of one document"
 
 
 def test_breakdowns_are_those_of_the_library(trace):
@@ -97,32 +98,26 @@ def test_breakdowns_are_those_of_the_library(trace):
     }
     assert [by for by, _ in view.head["breakdowns"]] == list(expected)
     for by, result in expected.items():
-        answer, _ = view.reply({"kind": "breakdown", "by": by, "baseline": "base"})
+        answer, _ = asked(view, "breakdown", by=by, baseline="base")
         assert [row["label"] for row in answer["buckets"]] == result[analysis.LABEL].values.tolist()
         means = [row["gain"]["fwl"]["mean"] for row in answer["buckets"]]
         np.testing.assert_allclose(means, result[analysis.MEAN].sel({schema.READER: "fwl"}).values)
     assert "frequency" not in [by for by, _ in ReaderCompare(trace).head["breakdowns"]]
-    assert (
-        "counts="
-        in ReaderCompare(trace).reply({"kind": "breakdown", "by": "frequency", "baseline": "base"})[0]["error"]
-    )
+    assert "counts=" in asked(ReaderCompare(trace), "breakdown", by="frequency", baseline="base")[0]["error"]
     with pytest.raises(ValueError, match="one number, 0 or more, for each token id"):
         ReaderCompare(trace, counts=counts[:3])
 
 
 def test_a_stretch_has_its_own_gains(trace):
     view = ReaderCompare(trace)
-    answer, _ = view.reply({"kind": "stretch", "start": 100, "stop": 160, "baseline": "base"})
+    answer, _ = asked(view, "stretch", start=100, stop=160, baseline="base")
     gain = trace[schema.NLL].values[0] - trace[schema.NLL].values[3]
     assert answer["mean"]["fwl"] == pytest.approx(gain[100:160].mean())
     assert answer["best"]["fwl"] == 100 + int(gain[100:160].argmax())
     assert "base" not in answer["mean"]
     for start, stop in ((5, 5), (-1, 4), (0, TOKENS + 1)):
-        assert (
-            "no stretch"
-            in view.reply({"kind": "stretch", "start": start, "stop": stop, "baseline": "base"})[0]["error"]
-        )
-    assert "no reader 'nobody'" in view.reply({"kind": "intervals", "baseline": "nobody"})[0]["error"]
+        assert "no stretch" in asked(view, "stretch", start=start, stop=stop, baseline="base")[0]["error"]
+    assert "no reader 'nobody'" in asked(view, "intervals", baseline="nobody")[0]["error"]
 
 
 def test_only_what_differs_is_apart(trace):
@@ -136,8 +131,8 @@ def test_only_what_differs_is_apart(trace):
     equal = {name: values for name, *values in rows["equal"]}
     assert equal[schema.MODEL_NAME] == ["synthetic"] * 4 and not equal.keys() & different.keys()
     nested = trace.assign_attrs({schema.READERS: json.dumps({"fwl": {"step_sizes": {"W1": 1e-5}, "cap": None}})})
-    found = {name: values for name, *values in ReaderCompare(nested).head["settings"]["different"]}
-    assert found == {"step_sizes.W1": [None, None, None, "1e-05"], "cap": [None, None, None, "null"]}
+    named = {name: values for name, *values in ReaderCompare(nested).head["settings"]["different"]}
+    assert named == {"step_sizes.W1": [None, None, None, "1e-05"], "cap": [None, None, None, "null"]}
 
 
 def test_runs_join_by_name(trace):
@@ -154,7 +149,7 @@ def test_runs_join_by_name(trace):
     assert different[schema.SEED] == ["3", "3", "3", "3", "17"]
     assert different["inner_batch"][3:] == ["64", "16"]
     view.selection.reader = "two: fwl"
-    answer, _ = view.reply({"kind": "intervals", "baseline": "fwl"})
+    answer, _ = asked(view, "intervals", baseline="fwl")
     assert answer["gain"]["two: fwl"][0] == pytest.approx(float((trace[schema.NLL][3] - other[schema.NLL][3]).mean()))
 
 
@@ -187,15 +182,15 @@ def test_what_is_not_finite_is_said(trace):
     _, sums = points(view)
     assert np.isfinite(sums[2, :701]).all() and not np.isfinite(sums[2, 701:]).any()
     for question in view.foreseen():
-        json.dumps(view.reply(question)[0], allow_nan=False)  # a browser reads no NaN
+        json.dumps(asked(view, **question)[0], allow_nan=False)  # a browser reads no NaN
     assert "not finite" in view.fallback_html()
-    stretch, _ = view.reply({"kind": "stretch", "start": 720, "stop": 800, "baseline": "base"})
+    stretch, _ = asked(view, "stretch", start=720, stop=800, baseline="base")
     assert np.isfinite(stretch["mean"]["dynamic_evaluation"])  # after the gap
 
 
 def test_one_reader_is_no_comparison_but_no_error(trace):
     view = ReaderCompare(trace.isel({schema.READER: [0]}))
-    assert all("error" not in view.reply(question)[0] for question in view.foreseen())
+    assert all("error" not in asked(view, **question)[0] for question in view.foreseen())
     assert "<table>" in view.fallback_html()
 
 
@@ -217,9 +212,9 @@ def test_names_are_text_in_the_still_picture(trace):
 
 def test_a_closed_view_is_collected(trace):
     view = ReaderCompare(trace)
-    view.reply({"kind": "intervals", "baseline": "base"})
+    asked(view, "intervals", baseline="base")
     view.close()
-    assert "closed" in view.reply({"kind": "intervals", "baseline": "base"})[0]["error"]
+    assert "closed" in asked(view, "intervals", baseline="base")[0]["error"]
     gone = weakref.ref(view)
     del view
     gc.collect()

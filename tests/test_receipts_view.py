@@ -4,6 +4,7 @@ import threading
 
 import numpy as np
 import pytest
+from asking import asked
 
 import fwl_lab
 from fwl_lab import trace as schema
@@ -31,7 +32,7 @@ def view(trace):
 
 def test_a_recorded_receipt_is_the_traces(view, trace, tokens):
     row = trace.sel(reader="fwl").isel(token=tokens[3])
-    receipt, buffers = view.answer({"kind": "receipt", "reader": "fwl", "token": tokens[3]})
+    receipt, buffers = asked(view, "receipt", reader="fwl", token=tokens[3])
     there = row.receipt_source.values >= 0
     assert buffers == [] and there.sum() == len(receipt["sources"]) > 1
     np.testing.assert_array_equal([one["token"] for one in receipt["sources"]], row.receipt_source.values[there])
@@ -48,7 +49,7 @@ def test_a_recorded_receipt_is_the_traces(view, trace, tokens):
 
 def test_the_bins_hold_every_listed_share(view, tokens):
     for token in tokens[:8]:
-        receipt, _ = view.answer({"kind": "receipt", "reader": "fwl", "token": token})
+        receipt, _ = asked(view, "receipt", reader="fwl", token=token)
         shares = [one["share"] for one in receipt["sources"]]
         assert sum(receipt["bin_net"]) == pytest.approx(sum(shares))
         assert sum(receipt["bin_gross"]) == pytest.approx(np.abs(shares).sum())
@@ -58,7 +59,7 @@ def test_the_bins_hold_every_listed_share(view, tokens):
 
 def test_all_receipts_together_are_the_summary(view, trace, tokens):
     found = receipt_summary(trace)
-    said, _ = view.answer({"kind": "summary", "reader": "fwl"})
+    said, _ = asked(view, "summary", reader="fwl")
     assert said["receipts"] == len(tokens) and said["gain"] == found.attrs["gain"]
     assert said["kind_net"] == found["net"].values.tolist()
     assert said["bin_gross"] == found["gross_by_distance"].values.tolist()
@@ -66,16 +67,16 @@ def test_all_receipts_together_are_the_summary(view, trace, tokens):
 
 def test_where_there_is_none_it_names_the_nearest(view, tokens):
     token = next(t for t in range(tokens[0] + 1, 900) if t not in tokens)
-    said, _ = view.answer({"kind": "receipt", "reader": "fwl", "token": token})
+    said, _ = asked(view, "receipt", reader="fwl", token=token)
     assert said["absent"] and said["previous"] == max(t for t in tokens if t < token)
     assert said["next"] == min(t for t in tokens if t > token)
-    said, _ = view.answer({"kind": "receipt", "reader": "base", "token": token})
+    said, _ = asked(view, "receipt", reader="base", token=token)
     assert said["absent"] and said["previous"] is None and said["next"] is None
 
 
 def test_without_a_model_it_says_what_to_do(view):
-    with pytest.raises(ValueError, match=r"no model is at hand; Receipts\(trace, model=load_model\(...\)\)"):
-        view.answer({"kind": "compute", "reader": "fwl", "token": 5}).result()
+    said, _ = asked(view, "compute", reader="fwl", token=5)
+    assert "no model is at hand; Receipts(trace, model=load_model(...))" in said["error"]
 
 
 def test_a_saved_page_takes_all_receipts_along(view, tokens):
@@ -109,8 +110,8 @@ def test_with_a_model_it_computes_what_the_trace_lacks_and_keeps_it():
     document = fwl_lab.Document("loop.py", "for index in range(10):\n    total += index\n" * 6)
     trace = fwl_lab.score(model, [document], fwl_lab.make_readers(model, ["base", "static", "fwl"]), progress=False)
     view, token = Receipts(trace, model=model), trace.sizes["token"] - 1
-    assert view.answer({"kind": "receipt", "reader": "fwl", "token": token})[0]["absent"]
-    receipt, _ = view.answer({"kind": "compute", "reader": "fwl", "token": token}).result()
+    assert asked(view, "receipt", reader="fwl", token=token)[0]["absent"]
+    receipt, _ = asked(view, "compute", reader="fwl", token=token)
     exact = fwl_lab.receipt(model, trace, token)
     assert receipt["gain"] == pytest.approx(exact.attrs["gain"]) and receipt["gross"] == pytest.approx(
         exact.attrs["gross"]
@@ -120,14 +121,14 @@ def test_with_a_model_it_computes_what_the_trace_lacks_and_keeps_it():
     assert len(shares) == min(40, exact.sizes["source"]) and (np.diff(shares) <= 0).all()
     assert receipt["sources"][0]["held"] is not None and receipt["sources"][0]["replay"] is not None
     assert recorded_receipt(trace, "fwl", token) is None  # the trace itself stays as it was
-    assert view.answer({"kind": "receipt", "reader": "fwl", "token": token})[0] is receipt
+    assert asked(view, "receipt", reader="fwl", token=token)[0] is receipt
     view.close()
     assert view.model is None and schema.RECEIPT_GAIN not in trace
 
 
 def test_closing_ends_its_thread():
     view = Receipts(make_trace(0, tokens=50))
-    view.answer({"kind": "compute", "reader": "fwl", "token": 5}).exception()
+    asked(view, "compute", reader="fwl", token=5)
     (thread,) = view._worker._threads
     view.close()
     thread.join(timeout=10)

@@ -290,6 +290,7 @@ def test_following_a_reading_changes_nothing_and_stopping_it_at_once_leaves_noth
     np.testing.assert_array_equal(followed["nll"].values, plain["nll"].values)
     first = len(model.encode(DOCUMENTS[0].text))
     # The last time before what it costs is counted.
-    assert told == [("base", done) for done in (0, first, *[plain.sizes["token"]] * 2)] and "progress" not in followed.attrs
+    assert told == [("base", done) for done in (0, first, *[plain.sizes["token"]] * 2)]
+    assert "progress" not in followed.attrs
     with pytest.raises(ValueError, match="has not finished its first block; there is nothing yet"):
         score(model, DOCUMENTS[:2], readers_of(model, "base", "fwl"), progress=lambda *_: False)

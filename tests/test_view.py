@@ -15,7 +15,7 @@ from widgets import housekeeping
 from widgets.packing import pack
 from widgets.page import question_key, write_page
 from widgets.selection import Selection
-from widgets.view import WIDGET, View, reader_styles, source, style
+from widgets.view import WIDGET, Answer, View, reader_styles, source, style
 
 TRAP = "</script><script>alert(1)</script>&amp;\u2028"
 
@@ -84,9 +84,11 @@ def test_views_share_a_selection_and_one_of_its_own_ends_with_its_view(trace):
     first, second, alone = Counter(trace, selection=shared), Counter(trace, selection=shared), Counter(trace)
     assert first.selection is second.selection is shared and alone.selection is not shared
     own = alone.selection
-    first.close(), alone.close()
+    for view in (first, alone):
+        view.close()
     assert shared.comm is not None and own.comm is None
-    second.close(), shared.close()
+    second.close()
+    shared.close()
 
 
 def test_a_closed_view_is_collected(trace):
@@ -109,7 +111,8 @@ def test_closing_views_leaves_no_widget_behind(trace):
 
 def test_a_long_answer_comes_later_and_its_error_too(asked):
     view, sent = asked
-    later, failed = Future(), Future()
+    later: Future[Answer] = Future()
+    failed: Future[Answer] = Future()
     view.answer = lambda question: later if question["number"] == 1 else failed
     view._handle_custom_msg({"id": "a", "number": 1}, [])
     view._handle_custom_msg({"id": "b", "number": 2}, [])
@@ -146,7 +149,8 @@ def test_running_a_cell_again_closes_what_it_made(trace, monkeypatch):
 
 
 def _state(page):
-    return json.loads(re.search(r'<script type="application/json" id="state">(.*?)</script>', page, re.DOTALL)[1])
+    (state,) = re.findall(r'<script type="application/json" id="state">(.*?)</script>', page, re.DOTALL)
+    return json.loads(state)
 
 
 def test_a_saved_page_holds_the_views_their_data_and_the_answers_they_foresee(trace, tmp_path):

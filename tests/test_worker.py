@@ -3,6 +3,7 @@
 import gc
 import threading
 import weakref
+from functools import partial
 
 import pytest
 
@@ -12,7 +13,11 @@ from widgets.worker import Worker
 def test_jobs_run_one_after_another_elsewhere():
     worker, seen = Worker(), []
     for number in range(3):
-        worker.submit(lambda stopped, number=number: seen.append((number, threading.current_thread().name)))
+
+        def job(stopped, number=number):
+            seen.append((number, threading.current_thread().name))
+
+        worker.submit(job)
         assert worker.wait(10)
     assert seen == [(0, "fwl-worker"), (1, "fwl-worker"), (2, "fwl-worker")]
     assert not worker.busy
@@ -29,7 +34,7 @@ def test_the_latest_wins():
 
     worker.submit(long)
     assert began.wait(10) and worker.busy
-    worker.submit(lambda stopped: seen.append("never"))
+    worker.submit(lambda stopped: seen.append(("never", stopped())))
     worker.submit(lambda stopped: seen.append(("last", stopped())))
     go_on.set()
     assert worker.wait(10)
@@ -98,7 +103,7 @@ def test_closed_it_takes_no_job_and_keeps_nothing():
     heavy = Heavy()
     gone = weakref.ref(heavy)
     worker = Worker()
-    worker.submit(lambda stopped, heavy=heavy: None)
+    worker.submit(partial(lambda heavy, stopped: None, heavy))
     assert worker.wait(10)
     worker.close()
     with pytest.raises(RuntimeError, match="closed"):

@@ -1,6 +1,6 @@
 """What all views of a trace look at together: a reader, a token, a parameter; and what is pinned and brushed."""
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import traitlets
@@ -42,7 +42,7 @@ class Selection(AnyWidget):
     token = traitlets.Int(0).tag(sync=True)
     parameter = traitlets.Unicode().tag(sync=True)
     pinned = traitlets.Int(None, allow_none=True).tag(sync=True)
-    span = traitlets.List(traitlets.Int(), default_value=None, allow_none=True, minlen=2, maxlen=2).tag(sync=True)
+    span: Any = traitlets.List(traitlets.Int(), default_value=None, allow_none=True, minlen=2, maxlen=2).tag(sync=True)
     update = traitlets.Int(-1)
 
     def __init__(self, trace: xr.Dataset, *, reader: str | None = None, token: int = 0) -> None:

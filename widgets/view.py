@@ -53,11 +53,11 @@ class View(anywidget.AnyWidget):
         Arrays, see `widgets.packing`.
     """
 
-    selection = traitlets.Instance(Selection, allow_none=True).tag(sync=True, **ipywidgets.widget_serialization)
+    selection: Any = traitlets.Instance(Selection, allow_none=True).tag(sync=True, **ipywidgets.widget_serialization)
     head = traitlets.Dict().tag(sync=True)
     data = traitlets.Bytes().tag(sync=True)
     code = traitlets.Unicode().tag(sync=True)  # `_esm`, which js/loader.js imports once for all views of a kind
-    trace: xr.Dataset | None = None
+    trace: Any = None  # Dataset, or None: none yet, or closed
     _own = False  # a selection of its own ends with the view
 
     def __init__(self, trace: xr.Dataset | None, *, selection: Selection | None = None, **traits: Any) -> None:

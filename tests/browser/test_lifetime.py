@@ -1,4 +1,4 @@
-"""Views come and go: running a cell again replaces what it made, in the page and in the kernel, and closing frees it."""
+"""Views come and go: a cell run again replaces what it made, in the page and in the kernel; closing frees it."""
 
 import pytest
 
