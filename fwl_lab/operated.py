@@ -3,7 +3,6 @@
 Symbols: θ₀ slow weights, Δθ what a document has added, B rows, T tokens, M inner batch.
 """
 
-import copy
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -223,13 +222,9 @@ def _forgetting(block: FastWeightBlock, decay: float) -> FastWeightBlock:
         raise ValueError(
             "the block's inner batch is None, so its rule never forgets, and a decay would not act; expected decay 0."
         )
-    shared = (*block.parameters(), block.unembedding, block.input_norm)
-    twin = copy.deepcopy(block, {id(part): part for part in shared})
     own = block.decay()
     own = own.item() if isinstance(own, Tensor) else own
-    twin.forgetting = None
-    twin.rule = dataclasses.replace(block.rule, decay=1 - (1 - own) * (1 - decay), learn_decay=False)
-    return twin
+    return block.with_rule(dataclasses.replace(block.rule, decay=1 - (1 - own) * (1 - decay), learn_decay=False))
 
 
 class OperatedDynamicEvaluationReader(Operated, DynamicEvaluationReader):

@@ -1,5 +1,6 @@
 """The reader that made a part of a trace, once more."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
 
@@ -41,7 +42,10 @@ def reader_of(model: LanguageModel, trace: xr.Dataset, name: str, given: Mapping
             raise ValueError(f"readers holds {', '.join(given) or 'none'}; expected {name!r} among them.")
         reader = given[name]
     elif kind == FastWeightReader.__name__:
-        reader = FastWeightReader(model, step_scale=theirs["step_scale"])
+        rule = None
+        if model.block is not None:
+            rule = dataclasses.replace(model.block.rule, inner_batch=theirs["inner_batch"])
+        reader = FastWeightReader(model, step_scale=theirs["step_scale"], rule=rule)
     elif kind == DynamicEvaluationReader.__name__:
         reader = DynamicEvaluationReader(
             model.base, segment=theirs["segment"], parameters=theirs["parameters"], step_scale=theirs["step_scale"]

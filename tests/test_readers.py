@@ -290,6 +290,26 @@ def test_a_reader_needs_a_block_and_a_rule_of_the_past_alone() -> None:
         attach_fast_weights(attach_fast_weights(base))
 
 
+def test_another_rule_over_the_same_weights_reads_as_a_block_made_with_it() -> None:
+    model, other = make_block_model("qwen3", inner_batch=INNER_BATCH), make_block_model("qwen3", inner_batch=3)
+    reader, tokens = FastWeightReader(model, rule=other.block.rule), make_tokens(2, 35)
+    assert model.weight_hash() == other.weight_hash() and reader.block.W1 is model.block.W1
+    assert torch.equal(reader.read(tokens).nll, FastWeightReader(other).read(tokens).nll)
+    assert not torch.equal(FastWeightReader(model).read(tokens).nll, reader.fork().read(tokens).nll)
+    assert reader.configuration()["inner_batch"] == 3 and FastWeightReader(model).update_every == INNER_BATCH
+
+
+def test_another_rule_must_fit_the_blocks_weights() -> None:
+    learned = UpdateRule(decay=0.25, learn_decay=True)
+    plain, forgetting = (attach_fast_weights(make_model("mistral"), 4, rule) for rule in (UpdateRule(), learned))
+    with pytest.raises(ValueError, match="learned no decay"):
+        FastWeightReader(plain, rule=learned)
+    with pytest.raises(ValueError, match="for which the block has step sizes"):
+        FastWeightReader(plain, rule=UpdateRule(steps=(("W1",),)))
+    reader = FastWeightReader(forgetting, rule=UpdateRule(decay=0.5))
+    assert (reader.configuration()["decay"], FastWeightReader(forgetting).configuration()["decay"]) == (0.5, 0.25)
+
+
 def test_a_fast_weight_readers_configuration_names_all_of_its_rule() -> None:
     rule = UpdateRule(inner_batch=10, decay=0.25, learn_decay=True, schedule=(100.0, 0.5), cap=0.3)
     found = FastWeightReader(attach_fast_weights(make_model("mistral"), 4, rule)).configuration()

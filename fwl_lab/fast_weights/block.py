@@ -5,6 +5,7 @@ Symbols (the README of this folder derives them): x input, k₁ key of the first
 B rows, T tokens, D width, H = 4·size, S width of the norm (D when attached, `size` when published), V vocabulary.
 """
 
+import copy
 from collections.abc import Mapping
 
 import torch
@@ -114,6 +115,25 @@ class FastWeightBlock(nn.Module):
         zero = {n: getattr(self, n).new_zeros(rows, *getattr(self, n).shape) for n in self.fast_parameters}
         seen = torch.zeros(rows, dtype=torch.long, device=self.W1.device)
         return FastWeightState(zero, dict(zero), seen)
+
+    def with_rule(self, rule: UpdateRule) -> "FastWeightBlock":
+        """This block, its weights shared, under another rule.
+
+        Raises
+        ------
+        ValueError
+            The rule has other `steps`, or learns a decay that this block has not learned.
+        """
+        if rule.steps != self.rule.steps:
+            raise ValueError(f"steps is {rule.steps}; expected {self.rule.steps}, for which the block has step sizes.")
+        if rule.learn_decay and self.forgetting is None:
+            raise ValueError("learn_decay is True, but this block learned no decay; expected learn_decay=False.")
+        twin = copy.copy(self)
+        twin.__dict__["_parameters"] = dict(self._parameters)
+        twin.rule = rule
+        if not rule.learn_decay:
+            twin.forgetting = None
+        return twin
 
     @property
     def forgets(self) -> bool:

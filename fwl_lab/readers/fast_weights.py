@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..fast_weights import FastWeightState
+from ..fast_weights import FastWeightState, UpdateRule
 from ..fast_weights.attention import CHUNK
 from ..language_model import LanguageModel
 from ..states import expand_rows, from_tensors, to_tensors
@@ -22,17 +22,20 @@ class FastWeightReader(Reader):
         With a block, of any rule whose scores depend on the past of their own document alone.
     step_scale : float
         Multiplies the learned step sizes.
+    rule : UpdateRule, optional
+        Another rule than the block was trained with, of the same `steps`; None: the block's own.
     """
 
-    def __init__(self, model: LanguageModel, *, step_scale: float = 1.0) -> None:
+    def __init__(self, model: LanguageModel, *, step_scale: float = 1.0, rule: UpdateRule | None = None) -> None:
         if model.block is None:
             raise ValueError("the model has no fast-weight block; see attach_fast_weights, or use another reader.")
-        if model.block.rule.normaliser != "none":
+        block = model.block if rule is None else model.block.with_rule(rule)
+        if block.rule.normaliser != "none":
             raise ValueError(
                 "the rule divides by the weights of the whole batch, so a score would depend on batch mates and on the "
                 "length of the future; it is for training. Expected UpdateRule(normaliser='none')."
             )
-        self.block = model.block
+        self.block = block
         super().__init__(model, step_scale=step_scale)
 
     def _start(self) -> None:
