@@ -7,7 +7,7 @@ import xarray as xr
 
 from fwl_lab import analysis
 from fwl_lab.testing import make_trace
-from widgets import figures, theme
+from widgets import comparison_tables, figures, theme
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +87,24 @@ def test_the_net_gain_stands_below_its_parts(trace):
     assert bars.x[2] + bars.error_x.array[2] == pytest.approx(float(net.high))
     assert bars.x[2] - bars.error_x.arrayminus[2] == pytest.approx(float(net.low))
     assert figure.layout.xaxis.title.text == "gain over base [nat / token]"
+
+
+def _interval(mean: float, low: float | None, high: float | None) -> dict[str, dict[str, float | None]]:
+    return {"micro": {"mean": mean, "low": low, "high": high}}
+
+
+@pytest.mark.parametrize(
+    ("generic", "expected"),
+    [
+        (_interval(0.1, 0.05, 0.2), "weights it gains +0.100 [+0.050, +0.200], 25% of it. Its own"),
+        (_interval(-0.215, -0.3, -0.13), "weights it loses 0.215 [0.130, 0.300]. Its own"),
+        (_interval(-0.215, None, None), "weights it loses 0.215. Its own"),
+        (_interval(-0.1, -0.3, 0.1), "weights it loses 0.100 [-0.100, 0.300]. Its own"),
+    ],
+)
+def test_a_loss_with_another_documents_weights_has_no_share(generic, expected):
+    record = {"gain": _interval(0.4, 0.3, 0.5), "generic": generic, "net": _interval(0.3, 0.2, 0.4)}
+    assert expected in comparison_tables.net_gain_statement({"wrong_document": record})
 
 
 def test_the_share_of_a_class_is_told_on_hovering(trace):

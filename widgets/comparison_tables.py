@@ -53,10 +53,13 @@ def net_gain_statement(evaluation: Mapping[str, Any]) -> str:
     if record is None:
         return "No other document's weights were tried."
     whole, generic, net = (record[name][analysis.MICRO] for name in (analysis.GAIN, analysis.GENERIC, analysis.NET))
-    share = f", {generic[analysis.MEAN] / whole[analysis.MEAN]:.0%} of it" if (whole[analysis.MEAN] or 0) > 0 else ""
+    gained, mean = whole[analysis.MEAN] or 0.0, generic[analysis.MEAN] or 0.0
+    # What another document's weights lose is no part of what the reader's own gain.
+    share = f", {mean / gained:.0%} of it" if gained > 0 and mean > 0 else ""
+    swapped = f"gains {interval_text(generic)}{share}" if mean > 0 else f"loses {_lost(generic)}"
     return (
-        f"The reader gains {interval_text(whole)} nats per token. With another document's fast weights it gains "
-        f"{interval_text(generic)}{share}. Its own document's part is {interval_text(net)}."
+        f"The reader gains {interval_text(whole)} nats per token. With another document's fast weights it {swapped}. "
+        f"Its own document's part is {interval_text(net)}."
     )
 
 
@@ -98,3 +101,10 @@ def averages(result: xr.Dataset) -> list[str]:
 def interval(row: xr.Dataset) -> dict[str, float | None]:
     """Mean, low and high of a scalar result."""
     return {edge: number(row[edge]) for edge in EDGES}
+
+
+def _lost(gain: Mapping[str, float | None]) -> str:
+    """A gain below zero as the loss that it is, "0.215 [0.130, 0.300]"."""
+    mean, low, high = (gain[edge] for edge in EDGES)
+    between = "" if low is None or high is None else f" [{-high:.3f}, {-low:.3f}]"
+    return f"{-(mean or 0.0):.3f}{between}"
