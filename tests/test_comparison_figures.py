@@ -39,10 +39,33 @@ def test_the_frontier_marks_readers_and_joins_the_best(trace):
     assert symbols == {"base": "circle", "static": "circle-open", "dynamic evaluation": "circle-open", "FWL": "circle"}
     np.testing.assert_allclose(marks["frontier"].x, [1.0, 3.0])
     np.testing.assert_allclose(marks["frontier"].y, [0.0, bits])
-    assert (figure.layout.xaxis.type, figure.layout.xaxis.title.text) == ("log", "time per token [ms / token]")
+    assert (figure.layout.xaxis.type, figure.layout.xaxis.title.text) == (
+        "log",
+        "time per token [ms / token], logarithmic",
+    )
     np.testing.assert_allclose(figure.layout.xaxis.range, np.log10([0.75, 4.5]))
     assert figure.layout.yaxis.title.text == "saved over base [bit / token]"
     assert marks["FWL"].marker.color == theme.COLOURS["fwl"]
+
+
+def test_a_great_loss_is_a_triangle_at_the_edge_and_flattens_nothing(trace):
+    gain = float(analysis.gain(trace).sel(reader="fwl").mean())
+    harmed = trace.assign(nll=trace.nll + 20 * gain * (trace.reader == "static"))
+    figure = figures.plot_cost_frontier(harmed)
+    loss = float(analysis.gain(harmed).sel(reader="static").mean()) / np.log(2)
+    mark, lowest = _named(figure)["static"], -gain / np.log(2)
+    assert (mark.marker.symbol, mark.text, mark.error_y.visible) == (
+        "triangle-down-open",
+        (f"static {loss:+.2f}",),
+        False,
+    )
+    assert mark.customdata[0] == pytest.approx(loss)
+    assert figure.layout.yaxis.range[0] < mark.y[0] <= 0.9 * lowest
+    by_position = figures.plot_gain_by_position(harmed, bucket=500)
+    assert "; static falls to -" in by_position.layout.title.subtitle.text
+    assert "FWL falls" not in by_position.layout.title.subtitle.text
+    assert by_position.layout.yaxis.range[0] == pytest.approx(-by_position.layout.yaxis.range[1])
+    assert figures.plot_gain_by_position(trace, bucket=500).layout.yaxis.range is None
 
 
 def test_readers_whose_cost_is_unknown_are_left_out(trace):
@@ -50,9 +73,12 @@ def test_readers_whose_cost_is_unknown_are_left_out(trace):
     figure = figures.plot_cost_frontier(counted, cost="flops_per_token")
     assert list(_named(figure)) == ["frontier", "base", "FWL"]
     assert _named(figure)["FWL"].x == (5.0,)
-    assert figure.layout.xaxis.title.text == "operations per token [MFLOP]"
+    assert figure.layout.xaxis.title.text == "operations per token [MFLOP], logarithmic"
     memory = figures.plot_cost_frontier(trace, cost="peak_bytes")
-    assert (_named(memory)["base"].x, memory.layout.xaxis.title.text) == ((200.0,), "memory beyond the model [MB]")
+    assert (_named(memory)["base"].x, memory.layout.xaxis.title.text) == (
+        (200.0,),
+        "memory beyond the model [MB], logarithmic",
+    )
     with pytest.raises(ValueError, match="holds no flops_per_token of any reader"):
         figures.plot_cost_frontier(trace, cost="flops_per_token")
     with pytest.raises(ValueError, match="cost must be one of seconds_per_token, flops_per_token, peak_bytes, not 'x'"):

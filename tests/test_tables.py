@@ -115,10 +115,13 @@ def test_tables_write_the_numbers_down(evaluation):
     assert accuracy.loc["FWL", "gain over base"] == tables.interval_text(row["gain"]["micro"])
     assert accuracy.loc["base", "gain over base"] == "–"
     assert cost.loc["FWL", "word perplexity"] == f"{row['word_perplexity']:,.0f}"
-    assert cost.loc["FWL", "time / dynamic evaluation"] == f"{row['time_over_dynamic_evaluation']:.2f} ×"
+    assert cost.loc["FWL", "time / dyn. eval."] == f"{row['time_over_dynamic_evaluation']:.2f} ×"
     buckets = tables.bucket_table(evaluation)
     assert buckets.loc["100–199", "documents"] == str(evaluation["buckets"][1]["documents"])
     assert buckets.loc["100–199", "FWL"] == tables.interval_text(evaluation["buckets"][1]["gain"]["fwl"])
+    assert list(buckets) == ["documents", "tokens", "FWL", "static", "dynamic evaluation"]
+    few = tables.bucket_table(evaluation, readers=["dynamic_evaluation", "fwl", "nobody"])
+    assert list(few) == ["documents", "tokens", "dynamic evaluation", "FWL"]
     sources = tables.provenance_table(evaluation | {"provenance": {"model_name": "m", "versions": {"torch": "2"}}})
     assert sources.to_dict() == {"": {"model name": "m", "torch": "2"}}
 

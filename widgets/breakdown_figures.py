@@ -9,13 +9,25 @@ import xarray as xr
 from fwl_lab import analysis
 from fwl_lab.trace import BASE, POSITION, READER
 from widgets import theme
-from widgets.drawing import POSITION_TITLE, bars, finish, gain_title, interval_texts, method, with_zero
+from widgets.drawing import (
+    POSITION_TITLE,
+    bars,
+    finish,
+    gain_title,
+    interval_texts,
+    method,
+    with_zero,
+    without_great_losses,
+)
 
 _FEWEST: Final = 10  # tokens that make a group worth a bar
 
 
 def plot_gain_by_position(trace: xr.Dataset, *, bucket: int = 512, baseline: str = BASE) -> go.Figure:
-    """Mean gain in buckets of tokens from the document's start; the band is its interval."""
+    """Mean gain in buckets of tokens from the document's start; the band is its interval.
+
+    A reader that loses more than any gains leaves the picture below, and the subtitle says how far it falls.
+    """
     result = analysis.gain_by_position(trace, bucket, baseline=baseline)
     end = int(trace[POSITION].max()) + 1
     middle = (result[analysis.START].values + np.minimum(result[analysis.STOP].values, end)) / 2
@@ -49,7 +61,13 @@ def plot_gain_by_position(trace: xr.Dataset, *, bucket: int = 512, baseline: str
         )
     figure.update_xaxes(title_text=POSITION_TITLE, tickformat=",d", rangemode="tozero")
     figure.update_xaxes(unifiedhovertitle_text="around token %{x:,.0f}")
-    return with_zero(finish(figure, "Gain by position", method(result), gain_title(baseline)))
+    least, subtitle = result[analysis.MEAN].min(analysis.BUCKET), method(result)
+    shown = without_great_losses(least.values, result[analysis.MEAN].values)
+    if shown is not None:
+        figure.update_yaxes(range=shown)
+        fallen = [name for name in readers if float(least.sel({READER: name})) < shown[0]]
+        subtitle += "".join(f"; {theme.label(n)} falls to {float(least.sel({READER: n})):+.2f}" for n in fallen)
+    return with_zero(finish(figure, "Gain by position", subtitle, gain_title(baseline)))
 
 
 def plot_gain_by_occurrence(trace: xr.Dataset, *, baseline: str = BASE) -> go.Figure:

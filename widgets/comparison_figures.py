@@ -10,7 +10,7 @@ import xarray as xr
 from fwl_lab import analysis
 from fwl_lab.trace import BASE, BYTE, FLOP, FLOPS_PER_TOKEN, PEAK_BYTES, READER, TOKENS
 from widgets import theme
-from widgets.drawing import finish, gain_title, method, with_zero
+from widgets.drawing import finish, gain_title, method, with_zero, without_great_losses
 
 # What a cost is called on its axis, and how many of the axis' units make one of the trace's.
 _COSTS: Final = {
@@ -19,6 +19,7 @@ _COSTS: Final = {
     PEAK_BYTES: (f"memory beyond the model [M{BYTE}]", 1e-6),
 }
 _REACH: Final = (0.75, 1.5)  # of the least and the largest cost: names are written beside the circles
+_TICKS: Final = (1, 1.5, 2, 3, 5, 7)  # of each power of ten
 _PARTS: Final = {
     analysis.GAIN: "gain on its own document",
     analysis.GENERIC: "with another document's weights",
@@ -30,7 +31,8 @@ _PART_COLOURS: Final = (theme.CATEGORIES[0], theme.COLOURS[BASE], theme.CATEGORI
 def plot_cost_frontier(trace: xr.Dataset, *, cost: str = analysis.SECONDS_PER_TOKEN, baseline: str = BASE) -> go.Figure:
     """Bits saved per token against what a reader costs; the line joins those that no other reader beats in both.
 
-    Full circles are on that frontier, open ones are not; whiskers are the intervals of the bits.
+    Full circles are on that frontier, open ones are not; whiskers are the intervals of the bits. A reader that loses
+    more than any saves is a triangle at the lower edge, with what it loses written beside it.
 
     Raises
     ------
@@ -58,13 +60,18 @@ def plot_cost_frontier(trace: xr.Dataset, *, cost: str = analysis.SECONDS_PER_TO
     )
     names = [str(name) for name in result[READER].values]
     colours = theme.colours(names)
+    shown = without_great_losses(result[analysis.BITS_PER_TOKEN].values, result[analysis.BITS_PER_TOKEN].values)
+    ends = np.array(_REACH) * [float(result[cost].min()), float(result[cost].max())]
     for name, optimal in zip(names, best.tolist(), strict=True):
         row = result.sel({READER: name})
         bits = float(row[analysis.BITS_PER_TOKEN])
+        fallen = shown is not None and bits < shown[0]
         figure.add_scatter(
             x=[float(row[cost])],
-            y=[bits],
+            y=[0.9 * shown[0] if shown is not None and fallen else bits],
+            customdata=[bits],
             error_y={
+                "visible": not fallen,
                 "array": [float(row[analysis.HIGH]) - bits],
                 "arrayminus": [bits - float(row[analysis.LOW])],
                 "color": colours[name],
@@ -72,23 +79,29 @@ def plot_cost_frontier(trace: xr.Dataset, *, cost: str = analysis.SECONDS_PER_TO
                 "width": 4,
             },
             mode="markers+text",
-            text=[theme.label(name)],
-            textposition="bottom left" if name == baseline else "top right",
+            text=[theme.label(name) + (f" {bits:+.2f}" if fallen else "")],
+            # Names run towards the middle, and those of losses away from the ones above zero.
+            textposition=("top" if bits > 0 or fallen else "bottom")
+            + (" left" if name == baseline or float(row[cost]) > np.sqrt(ends.prod()) else " right"),
             textfont={"color": colours[name]},
             cliponaxis=False,
             marker={
                 "color": colours[name],
                 "size": 13,
-                "symbol": "circle" if optimal else "circle-open",
+                "symbol": "triangle-down-open" if fallen else "circle" if optimal else "circle-open",
                 "line": {"width": 2, "color": colours[name]},
             },
             name=theme.label(name),
-            hovertemplate=f"%{{y:+.3f}} bit / {TOKENS} at %{{x:,.3~r}}<extra>%{{text}}</extra>",
+            hovertemplate=f"%{{customdata:+.3f}} bit / {TOKENS} at %{{x:,.3~r}}<extra>%{{text}}</extra>",
         )
-    ends = np.array(_REACH) * [float(result[cost].min()), float(result[cost].max())]
     # Logarithmic: what counts is how many times as much, and cheap readers lie close together.
-    figure.update_xaxes(title_text=title, type="log", range=np.log10(ends), dtick="D2", tickformat="~g", showgrid=True)
-    subtitle = f"up and to the left is better; {method(result)}"
+    powers = 10.0 ** np.arange(np.floor(np.log10(ends[0])), np.ceil(np.log10(ends[1])) + 1)
+    ticks = np.outer(powers, _TICKS).ravel()
+    axis = {"type": "log", "range": np.log10(ends), "tickvals": ticks, "ticktext": [f"{tick:,g}" for tick in ticks]}
+    figure.update_xaxes(title_text=f"{title}, logarithmic", showgrid=True, **axis)
+    if shown is not None:
+        figure.update_yaxes(range=shown)
+    subtitle = f"full: no other is better in both; open: one is; {method(result)}"
     finish(figure, "What a gain costs", subtitle, f"saved over {theme.label(baseline)} [bit / {TOKENS}]")
     return with_zero(figure).update_layout(showlegend=False, hovermode="closest")
 

@@ -55,6 +55,15 @@ def with_zero(figure: go.Figure) -> go.Figure:
     return figure.add_hline(y=0, line={"color": theme.ZERO, "width": 1}, layer="below")
 
 
+def without_great_losses(low: np.ndarray, high: np.ndarray) -> tuple[float, float] | None:
+    """A range of y that shows losses only as far down as gains go up, so that one great loss does not flatten all.
+
+    None: nothing lies further down, or nothing is gained.
+    """
+    top = float(np.nanmax(high))
+    return None if top <= 0 or float(np.nanmin(low)) >= -top else (-1.1 * top, 1.1 * top)
+
+
 def interval_texts(row: xr.Dataset) -> list[str]:
     """Interval and support of each bucket, for hovering."""
     return [

@@ -5,7 +5,7 @@ All numbers come from one trace by :func:`evaluate`; the tables only write them 
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -142,7 +142,7 @@ def cost_table(evaluation: Mapping[str, Any]) -> pd.DataFrame:
         analysis.WORD_PERPLEXITY: ("word perplexity", "{:,.0f}"),
         analysis.TOKENS_PER_SECOND: ("tokens / s", "{:,.0f}"),
         f"time_over_{BASE}": ("time / base", "{:.2f} ×"),
-        f"time_over_{DYNAMIC_EVALUATION}": ("time / dynamic evaluation", "{:.2f} ×"),
+        f"time_over_{DYNAMIC_EVALUATION}": ("time / dyn. eval.", "{:.2f} ×"),
     }
     rows = {
         theme.label(name): {title: _text(row.get(column), form) for column, (title, form) in columns.items()}
@@ -151,11 +151,18 @@ def cost_table(evaluation: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def bucket_table(evaluation: Mapping[str, Any]) -> pd.DataFrame:
-    """One row a bucket of positions: what it holds, and each reader's gain over base with its interval."""
+def bucket_table(evaluation: Mapping[str, Any], *, readers: Sequence[str] | None = None) -> pd.DataFrame:
+    """One row a bucket of positions: what it holds, and each reader's gain over base with its interval.
+
+    Readers stand in the order of `readers`, and those that were not read are left out; None: all, FWL first.
+    """
     rows = {
         _span(bucket): {"documents": f"{bucket['documents']:,}", "tokens": f"{bucket['tokens']:,}"}
-        | {theme.label(name): interval_text(gain) for name, gain in bucket["gain"].items()}
+        | {
+            theme.label(name): interval_text(bucket["gain"][name])
+            for name in (sorted(bucket["gain"], key=lambda name: name != FWL) if readers is None else readers)
+            if name in bucket["gain"]
+        }
         for bucket in evaluation["buckets"]
     }
     return pd.DataFrame.from_dict(rows, orient="index")
