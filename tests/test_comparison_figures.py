@@ -60,11 +60,14 @@ def test_a_great_loss_is_a_triangle_at_the_edge_and_flattens_nothing(trace):
         False,
     )
     assert mark.customdata[0] == pytest.approx(loss)
-    assert figure.layout.yaxis.range[0] < mark.y[0] <= 0.9 * lowest
+    low, high = figure.layout.yaxis.range
+    assert low < mark.y[0] <= 0.9 * lowest
+    assert high > _named(figure)["FWL"].y[0] + _named(figure)["FWL"].error_y.array[0]  # no whisker is cut off
     by_position = figures.plot_gain_by_position(harmed, bucket=500)
     assert "; static falls to -" in by_position.layout.title.subtitle.text
     assert "FWL falls" not in by_position.layout.title.subtitle.text
     assert by_position.layout.yaxis.range[0] == pytest.approx(-by_position.layout.yaxis.range[1])
+    assert max(np.max(line.y) for line in by_position.data) < by_position.layout.yaxis.range[1]
     assert figures.plot_gain_by_position(trace, bucket=500).layout.yaxis.range is None
 
 

@@ -155,17 +155,24 @@ class TestMatrices:
             plot_matrices([xr.DataArray(np.zeros(3))])
 
 
-def test_angles_are_drawn_in_degrees_with_chance_dotted():
+def test_all_angles_are_drawn_in_degrees_nearer_than_chance():
     sides = {"side": schema.text_array(["rows", "columns"])}
-    angles = xr.DataArray(np.full((2, 2, 8), np.pi / 4), sides | {"at": [64, 128]}, ("at", "side", "index"))
+    values = np.full((2, 2, 8), np.pi / 4)
+    values[1, 0, 2] = np.pi / 6
+    angles = xr.DataArray(values, sides | {"at": [64, 128]}, ("at", "side", "index"))
     chance = xr.DataArray(np.full((2, 8), np.pi / 3), sides, ("side", "index"))
     figure = plot_angles(angles, chance)
-    solid = [line for line in figure.data if line.line.dash is None]
-    dotted = [line for line in figure.data if line.line.dash == "dot"]
-    assert len(solid) == len(dotted) == 6
-    np.testing.assert_allclose([line.y for line in solid], np.full((6, 2), 45.0))
-    np.testing.assert_allclose([line.y for line in dotted], np.full((6, 2), 60.0))
-    assert [line.name for line in solid[:3]] == ["smallest of 8", "5th smallest of 8", "8th smallest of 8"]
+    assert len(figure.data) == 16
+    np.testing.assert_allclose(figure.data[0].y, [15, 15])
+    np.testing.assert_allclose(figure.data[2].y, [15, 30])
+    np.testing.assert_allclose(figure.data[2].customdata, [45, 30])
+    np.testing.assert_allclose(figure.data[10].y, [15, 15])
+    names = [line.name for line in figure.data[:8]]
+    assert names[:4] == ["smallest", "2nd smallest", "3rd smallest", "4th smallest"]
+    assert len({line.line.color for line in figure.data[:8]}) == 8
+    assert {shape.y0 for shape in figure.layout.shapes if shape.line.dash == "dot"} == {10}
+    assert figure.layout.yaxis.title.text == "nearer than chance [°]"
+    assert figure.layout.yaxis.range[0] < 0 < 30 < figure.layout.yaxis.range[1]
 
 
 def test_every_figure_can_be_written_as_json(trace):

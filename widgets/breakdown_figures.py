@@ -62,7 +62,7 @@ def plot_gain_by_position(trace: xr.Dataset, *, bucket: int = 512, baseline: str
     figure.update_xaxes(title_text=POSITION_TITLE, tickformat=",d", rangemode="tozero")
     figure.update_xaxes(unifiedhovertitle_text="around token %{x:,.0f}")
     least, subtitle = result[analysis.MEAN].min(analysis.BUCKET), method(result)
-    shown = without_great_losses(least.values, result[analysis.MEAN].values)
+    shown = without_great_losses(least.values, result[analysis.HIGH].fillna(result[analysis.MEAN]).values)
     if shown is not None:
         figure.update_yaxes(range=shown)
         fallen = [name for name in readers if float(least.sel({READER: name})) < shown[0]]

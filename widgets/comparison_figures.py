@@ -60,7 +60,7 @@ def plot_cost_frontier(trace: xr.Dataset, *, cost: str = analysis.SECONDS_PER_TO
     )
     names = [str(name) for name in result[READER].values]
     colours = theme.colours(names)
-    shown = without_great_losses(result[analysis.BITS_PER_TOKEN].values, result[analysis.BITS_PER_TOKEN].values)
+    shown = without_great_losses(result[analysis.BITS_PER_TOKEN].values, result[analysis.HIGH].values)
     ends = np.array(_REACH) * [float(result[cost].min()), float(result[cost].max())]
     for name, optimal in zip(names, best.tolist(), strict=True):
         row = result.sel({READER: name})
@@ -101,7 +101,7 @@ def plot_cost_frontier(trace: xr.Dataset, *, cost: str = analysis.SECONDS_PER_TO
     figure.update_xaxes(title_text=f"{title}, logarithmic", showgrid=True, **axis)
     if shown is not None:
         figure.update_yaxes(range=shown)
-    subtitle = f"full: no other is better in both; open: one is; {method(result)}"
+    subtitle = f"up and left is better; full: no other beats it in both, open: one does; {method(result)}"
     finish(figure, "What a gain costs", subtitle, f"saved over {theme.label(baseline)} [bit / {TOKENS}]")
     return with_zero(figure).update_layout(showlegend=False, hovermode="closest")
 

@@ -58,7 +58,8 @@ def with_zero(figure: go.Figure) -> go.Figure:
 def without_great_losses(low: np.ndarray, high: np.ndarray) -> tuple[float, float] | None:
     """A range of y that shows losses only as far down as gains go up, so that one great loss does not flatten all.
 
-    None: nothing lies further down, or nothing is gained.
+    `low` is what may leave the picture, `high` what must stay in it, whiskers too. None: nothing lies further down,
+    or nothing is gained.
     """
     top = float(np.nanmax(high))
     return None if top <= 0 or float(np.nanmin(low)) >= -top else (-1.1 * top, 1.1 * top)

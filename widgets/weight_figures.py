@@ -14,7 +14,7 @@ from plotly.subplots import make_subplots
 
 from fwl_lab import analysis
 from fwl_lab.matrices import relative_drift
-from fwl_lab.spectra import ANGLE, AT, EFFECTIVE_RANK, INDEX, SIDE, SINGULAR_VALUE, STABLE_RANK
+from fwl_lab.spectra import AT, EFFECTIVE_RANK, INDEX, SIDE, SINGULAR_VALUE, STABLE_RANK
 from fwl_lab.trace import BASE, DOCUMENT, PARAMETER, POSITION, READER, TOKENS, UPDATE, UPDATE_TOKEN
 from widgets import theme
 from widgets.drawing import PER_TOKEN, name_of, thin
@@ -200,43 +200,56 @@ def plot_matrices(matrices: Sequence[xr.DataArray]) -> go.Figure:
     return _finish(figure, f"Δ{parameter} as a matrix", subtitle).update_layout(hovermode="closest", height=440)
 
 
-def plot_angles(angles: xr.DataArray, chance: xr.DataArray) -> go.Figure:
-    """Principal angles between Δθ and θ₀ over the tokens read, (at, side, index) radians; dotted, by chance.
+def plot_angles(angles: xr.DataArray, chance: xr.DataArray, *, margin: float = 10.0) -> go.Figure:
+    """By how much the principal angles between Δθ and θ₀ are nearer than chance, over the tokens read, in degrees.
 
     Parameters
     ----------
     angles : (at, side, index)
-        As `principal_angles` gives them at each of some tokens.
+        Radians, as `principal_angles` gives them at each of some tokens.
     chance : (side, index)
         Of a random matrix of that shape.
+    margin : float
+        Degrees beyond which an angle is called nearer than chance: the dotted line.
     """
     count = angles.sizes[INDEX]
-    picked = sorted({0, count // 2, count - 1})
     sides = [str(side) for side in angles[SIDE].values]
     titles = [f"{side} of the matrix" for side in sides]
     figure = make_subplots(1, len(sides), shared_yaxes=True, horizontal_spacing=0.05, subplot_titles=titles)
-    ends = [float(angles[AT].values[0]), float(angles[AT].values[-1])]
+    nearer = (chance - angles) * (180 / np.pi)
     for column, side in enumerate(sides, 1):
-        for index, colour in zip(picked, theme.CATEGORIES, strict=False):
-            name = f"{_ordinal(index)}smallest of {count}"
-            own: dict[str, Any] = {"legendgroup": name, "showlegend": column == 1, "row": 1, "col": column}
-            degrees = np.degrees(angles.sel({SIDE: side}).isel({INDEX: index}).values)
-            line = {"color": colour, "width": 2.5}
-            shown = {"x": angles[AT].values, "y": degrees, "name": name, "hovertemplate": "%{y:.0f}°"}
-            figure.add_scatter(mode="lines+markers", line=line, **shown, **own)
-            level = float(np.degrees(chance.sel({SIDE: side}).isel({INDEX: index})))
-            dotted: dict[str, Any] = {"line": {"color": colour, "width": 1.5, "dash": "dot"}, "hoverinfo": "skip"}
-            figure.add_scatter(x=ends, y=[level] * 2, mode="lines", **dotted, **(own | {"showlegend": False}))
-    figure.update_yaxes(range=[0, 92], dtick=30).update_yaxes(title_text=f"{ANGLE} [°]", col=1)
+        for index, colour in enumerate(theme.series(count)):
+            name = f"{_ordinal(index)}smallest"
+            figure.add_scatter(
+                x=angles[AT].values,
+                y=nearer.sel({SIDE: side}).isel({INDEX: index}).values,
+                customdata=np.degrees(angles.sel({SIDE: side}).isel({INDEX: index}).values),
+                mode="lines+markers",
+                line={"color": colour, "width": 2},
+                marker={"size": 5},
+                name=name,
+                legendgroup=name,
+                showlegend=column == 1,
+                hovertemplate="%{y:+.0f}°, an angle of %{customdata:.0f}°",
+                row=1,
+                col=column,
+            )
+    # Both lines are always in the picture, however near to chance the angles are.
+    reach = [min(float(nearer.min()), 0.0) - 3, max(float(nearer.max()), margin) + 3]
+    figure.add_hline(y=0, line={"color": theme.ZERO, "width": 1}, layer="below")
+    figure.add_hline(y=margin, line={"color": theme.ZERO, "width": 1.5, "dash": "dot"}, layer="below")
+    figure.update_yaxes(range=reach).update_yaxes(title_text="nearer than chance [°]", col=1)
     figure.update_xaxes(title_text=_READ, tickformat=",d", rangemode="tozero")
-    subtitle = "small: along the strongest slow directions; 90°: orthogonal to them; dotted: a random matrix"
-    _finish(figure, f"Between the {count} leading directions of Δθ and of θ₀", subtitle)
+    subtitle = f"0: as a random matrix; above the dotted line, {margin:g}°: nearer to θ₀ than chance"
+    _finish(figure, f"Angles between the {count} leading directions of Δθ and of θ₀", subtitle)
     # Titles of the two sides stand where the legend would.
-    return figure.update_layout(legend={"y": -0.24, "yanchor": "top"}, margin={"b": 96})
+    return figure.update_layout(legend={"y": -0.24, "yanchor": "top"}, margin={"b": 112})
 
 
 def _ordinal(index: int) -> str:
-    return "" if index == 0 else f"{index + 1}th "
+    """ "", "2nd ", "3rd ", "4th ": before "smallest", counted from 0."""
+    ending = {1: "nd", 2: "rd"}.get(index, "th")
+    return "" if index == 0 else f"{index + 1}{ending} "
 
 
 def _heatmap(image: np.ndarray, limit: float, shape: tuple[int, ...], bar: bool = True) -> go.Heatmap:
