@@ -68,8 +68,13 @@ class RunConsole(View):
         from fwl_lab import available_devices
         from fwl_lab.scoring import READERS, USUAL
 
+        self._turn, self._stop = threading.Lock(), threading.Event()
+        self._worker, self._aside = Worker(), ThreadPoolExecutor(max_workers=1)
+        self._made: dict[tuple[str, str], Any] = {}
+        self._models: dict[str, Any] = {}
         if not documents:
             raise ValueError("documents is empty; expected at least one Document, such as stdlib_corpus('test').")
+        self._models[str(model.device)] = model
         self.model, self.documents, self.byte_budget = model, list(documents), byte_budget
         self.corpus = None if corpus is None else Path(corpus)
         self.own = dict(readers or {})
@@ -77,11 +82,7 @@ class RunConsole(View):
         made = [name for name in READERS if model.block is not None or name not in ("static", "fwl")]
         names = list(dict.fromkeys([*made, *self.own]))
         self._lengths: list[int] | None = None
-        self._made: dict[tuple[str, str], Any] = {}
-        self._models: dict[str, Any] = {str(model.device): model}
         self._speeds: dict[tuple[str, str], float] = {}
-        self._turn, self._stop = threading.Lock(), threading.Event()
-        self._worker, self._aside = Worker(), ThreadPoolExecutor(max_workers=1)
         colours = theme.colours(names)
         head = {
             "model": model.name,
