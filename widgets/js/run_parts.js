@@ -12,13 +12,15 @@ function duration(seconds) {
 }
 
 const speedText = (speed) => `${whole(Math.round(speed))} tokens/s`;
-const swatch = (style) => h("i", { class: `fwl-swatch${style.dash === "solid" ? "" : " fwl-open"}`, style: `color: ${style.colour}` });
+const swatch = ({ dash, colour }) => h(
+  "i", { class: `fwl-swatch${dash === "solid" ? "" : " fwl-open"}`, style: `color: ${colour}` });
 
 let fields = 0;
 /** A labelled control with a line about it. */
 function field(label, control, hint = null) {
   control.id = `fwl-field-${fields += 1}`;
-  return h("div", { class: "fwl-field" }, h("label", { for: control.id }, label), control, hint === null ? null : h("small", {}, hint));
+  return h("div", { class: "fwl-field" }, h("label", { for: control.id }, label), control,
+    hint === null ? null : h("small", {}, hint));
 }
 
 /**
@@ -26,18 +28,23 @@ function field(label, control, hint = null) {
  * `show(indices)` marks those; `lengths(tokens)` tells how long they are.
  */
 function documentList(documents, run) {
-  const list = h("ul", { class: "fwl-documents", role: "listbox", "aria-multiselectable": "true", "aria-label": "documents", tabindex: "0" });
-  const filter = h("input", { type: "search", placeholder: "filter by name", "aria-label": "filter documents by name", oninput: () => fill() });
+  const list = h("ul", { class: "fwl-documents", role: "listbox", "aria-multiselectable": "true",
+    "aria-label": "documents", tabindex: "0" });
+  const filter = h("input", { type: "search", placeholder: "filter by name",
+    "aria-label": "filter documents by name", oninput: () => fill() });
   const told = h("small", { class: "fwl-told" });
   const own = `fwl-documents-${fields += 1}`;
   let chosen = new Set(), tokens = null, rows = new Map(), active = 0, off = false;
 
-  const long = (index) => (tokens === null ? `${whole(documents[index][1])} characters` : `${whole(tokens[index])} tokens`);
+  const long = (index) => (
+    tokens === null ? `${whole(documents[index][1])} characters` : `${whole(tokens[index])} tokens`);
+  const ordered = (indices) => [...indices].sort((a, b) => a - b);
   function mark() {
     for (const [index, row] of rows) row.setAttribute("aria-selected", String(chosen.has(index)));
     const sum = tokens === null ? "" : ` · ${whole([...chosen].reduce((n, index) => n + tokens[index], 0))} tokens`;
-    const hidden = [...chosen].filter((index) => !rows.has(index)).length;
-    told.textContent = `${whole(chosen.size)} of ${whole(documents.length)} chosen${sum}${hidden ? ` · ${whole(hidden)} not in view` : ""}`;
+    const missing = [...chosen].filter((index) => !rows.has(index)).length;
+    const hidden = missing ? ` · ${whole(missing)} not in view` : "";
+    told.textContent = `${whole(chosen.size)} of ${whole(documents.length)} chosen${sum}${hidden}`;
   }
   function activate(index, scroll = true) {
     rows.get(active)?.classList.remove("fwl-active");
@@ -53,7 +60,10 @@ function documentList(documents, run) {
     const next = new Set(chosen);
     if (!next.delete(index)) next.add(index);
     activate(index, false);
-    run([...next].sort((a, b) => a - b));
+    run(ordered(next));
+  }
+  function chooseAll(shown) {
+    if (!off) run(ordered(new Set([...chosen, ...shown])));
   }
   function fill() {
     const wanted = filter.value.trim().toLowerCase();
@@ -71,10 +81,13 @@ function documentList(documents, run) {
   }
   list.addEventListener("keydown", (event) => {
     const all = [...rows.keys()], at = all.indexOf(active);
-    const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: all.length - 1, PageDown: at + 8, PageUp: at - 8 }[event.key];
+    const places = {
+      ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: all.length - 1, PageDown: at + 8, PageUp: at - 8,
+    };
+    const to = places[event.key];
     if (to !== undefined && all.length) activate(all[clamp(to, 0, all.length - 1)]);
     else if (event.key === " " || event.key === "Enter") toggle(active);
-    else if (event.key === "a" && (event.ctrlKey || event.metaKey)) run([...new Set([...chosen, ...all])].sort((a, b) => a - b));
+    else if (event.key === "a" && (event.ctrlKey || event.metaKey)) chooseAll(all);
     else return;
     event.preventDefault();
     event.stopPropagation();
@@ -84,7 +97,7 @@ function documentList(documents, run) {
   return {
     node: h("div", { class: "fwl-choose" }, filter, list, note, told),
     show(indices) { chosen = new Set(indices); mark(); },
-    lengths(counts) { tokens = counts; for (const [index, row] of rows) row.lastChild.textContent = long(index); mark(); },
+    lengths(counts) { tokens = counts; fill(); },
     disable(value) { off = value; list.setAttribute("aria-disabled", String(value)); }, // filtering goes on
   };
 }
@@ -109,16 +122,21 @@ function progressBars(styles) {
     show(run) {
       const names = Object.keys(run.done ?? {});
       if (String(names) !== String([...bars.keys()])) {
-        bars = new Map(names.map((name) => [name, { bar: h("progress", { "aria-label": styles[name].label }), words: h("span", { class: "fwl-words" }) }]));
-        place.replaceChildren(...names.map((name) => h("div", { class: "fwl-bar", style: `--colour: ${styles[name].colour}` },
-          h("span", { class: "fwl-name" }, swatch(styles[name]), styles[name].label), bars.get(name).bar, bars.get(name).words)));
+        bars = new Map(names.map((name) => [name, {
+          bar: h("progress", { "aria-label": styles[name].label }), words: h("span", { class: "fwl-words" }),
+        }]));
+        place.replaceChildren(...[...bars].map(([name, { bar, words }]) => h(
+          "div", { class: "fwl-bar", style: `--colour: ${styles[name].colour}` },
+          h("span", { class: "fwl-name" }, swatch(styles[name]), styles[name].label), bar, words,
+        )));
       }
       for (const [name, { bar, words }] of bars) {
         const [done, seconds] = [run.done[name], run.seconds[name]], speed = done / seconds;
         bar.max = Math.max(run.total, 1);
         bar.value = done;
-        words.textContent = `${whole(done)} of ${whole(run.total)} tokens`
-          + (done ? ` · ${speedText(speed)}` : "") + (done && done < run.total ? ` · ${duration((run.total - done) / speed)} left` : "");
+        const left = done && done < run.total ? ` · ${duration((run.total - done) / speed)} left` : "";
+        const rate = done ? ` · ${speedText(speed)}` : "";
+        words.textContent = `${whole(done)} of ${whole(run.total)} tokens${rate}${left}`;
       }
     },
   };
@@ -131,10 +149,12 @@ const timeLeft = (run) => Object.entries(run.done)
 /** What was read: figures of each reader, where they are, and how to go on. */
 function summaryOf(run, styles) {
   const rows = run.summary.map((row) => [
-    h("span", {}, swatch(styles[row.reader]), row.label), fixed(row.nll, 3), row.gain === null ? "no base" : signed(row.gain, 3), whole(Math.round(row.speed)),
+    h("span", {}, swatch(styles[row.reader]), row.label), fixed(row.nll, 3),
+    row.gain === null ? "no base" : signed(row.gain, 3), whole(Math.round(row.speed)),
   ]);
+  const columns = ["reader", "mean NLL [nat/token]", "gain over base [nat/token]", "tokens/s"];
   return [
-    table(`${whole(run.tokens)} tokens, read by each`, ["reader", "mean NLL [nat/token]", "gain over base [nat/token]", "tokens/s"], rows),
+    table(`${whole(run.tokens)} tokens, read by each`, columns, rows),
     h("dl", { class: "fwl-kept" },
       h("dt", {}, "trace"), h("dd", {}, h("code", {}, run.path)),
       h("dt", {}, "go on"), h("dd", {}, h("code", {}, "explore(console.trace)"), " in a cell; later, with no model: ",
