@@ -102,7 +102,7 @@ async function render({ model, el, signal }) {
       clearTimeout(slow);
     }
     showButtons();
-    if (!quiet) say(planned ? `ready: ${plan.textContent}` : why.textContent.split(". ")[0]);
+    if (!quiet) say(planned ? `planned: ${plan.textContent}` : why.textContent.split(". ")[0]);
   }
   function showPlan(content) {
     const largest = content.largest.map(([name, size]) => `${name} ${size}`).join(", ");
