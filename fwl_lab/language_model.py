@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -216,7 +217,7 @@ class LanguageModel(nn.Module):
         encoded = self._tokenizer()(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
         return list(encoded["input_ids"])
 
-    def decode(self, ids: Tensor) -> str:
+    def decode(self, ids: Tensor | np.ndarray) -> str:
         """The text of token ids (T,)."""
         return str(self._tokenizer().decode(ids.tolist(), clean_up_tokenization_spaces=False))
 

@@ -74,7 +74,7 @@ def write_page(views: Sequence[View], path: str | Path, *, title: str | None = N
 
 def question_key(question: dict[str, Any]) -> str:
     """A question as the text by which a page finds its answer; ``js/page.js`` makes the same."""
-    return json.dumps(question, sort_keys=True, separators=(",", ":"))
+    return json.dumps(question, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def _state(widget: Any) -> dict[str, Any]:

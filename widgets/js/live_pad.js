@@ -1,0 +1,200 @@
+// LivePad: type, and see what was learned from the text and what is expected next.
+
+const PAUSE = 150; // ms without a key before a text is read
+
+async function render({ model, el, signal }) {
+  const ask = asker(model, signal);
+  const head = model.get("head"), styles = head.readers;
+  let settings = model.get("settings"), kind = "gain", watched = null, asTable = false, at = null, kernel = true;
+  let sent = model.get("text"); // of the texts that went to the kernel, the last
+
+  const view = frame(el, {
+    name: "live_pad", label: "LivePad", signal,
+    keys: [
+      { key: "Enter", does: "type", run: () => text.field.focus() },
+      { key: "Escape", does: "stop reading; else back to the view", run: () => (busy() ? cancel() : view.root.focus()) },
+      { key: "ArrowRight", shown: "← →", does: "token by token", run: () => go((at ?? -1) + 1) },
+      { key: "ArrowLeft", run: () => go((at ?? text.count()) - 1) },
+      { key: "n", does: "next gain of a nat or more", run: () => leap(1) },
+      { key: "p", does: "previous gain of a nat or more", run: () => leap(-1) },
+      { key: "v", does: "view as table", run: () => { asTable = !asTable; draw(); } },
+    ],
+  });
+  view.heading.append(h("b", {}, "LivePad"), " ", h("small", {}, head.model));
+
+  // -- what is read, and how ----------------------------------------------------------------------------------------
+
+  const send = () => {
+    sent = text.field.value;
+    ask({ kind: "read", text: sent, settings }).catch(refuse);
+  };
+  const soon = settled(() => { if (kernel) send(); }, PAUSE);
+  const busy = () => model.get("reading").phase === "reading" || waiting.hidden === false;
+  const change = (changes) => { settings = { ...settings, ...changes }; draw(); wait(); soon(); };
+  function refuse(error) {
+    if (error.message.startsWith("saved view")) {
+      kernel = false;
+      text.field.readOnly = true;
+      view.root.querySelectorAll(".fwl-settings input").forEach((node) => { node.disabled = true; });
+      said.replaceChildren(notice("kernel", "Saved view: browsing works, reading what is typed needs a kernel"));
+    } else said.replaceChildren(notice("error", error.message));
+    waiting.hidden = true;
+  }
+  function cancel() {
+    ask({ kind: "cancel" }).catch(refuse);
+    waiting.hidden = true;
+  }
+  let patience = null, slow = null;
+  /** Something is under way: say so if it takes long, and that the kernel is silent if it takes very long. */
+  function wait() {
+    if (!kernel) return;
+    clearTimeout(patience);
+    clearTimeout(slow);
+    slow = setTimeout(() => { waiting.hidden = false; }, SLOW);
+    patience = setTimeout(() => said.replaceChildren(notice(
+      "kernel", "The kernel has not answered yet", "It is busy, or gone. What you type is kept and read when it answers.",
+    )), PATIENCE);
+  }
+  function heard() {
+    clearTimeout(patience);
+    clearTimeout(slow);
+    waiting.hidden = model.get("reading").phase !== "reading" || model.get("progress") === 0;
+  }
+  signal.addEventListener("abort", () => { clearTimeout(patience); clearTimeout(slow); });
+
+  const checks = Object.entries(styles).map(([name, style]) => {
+    const box = h("input", {
+      type: "checkbox", tabindex: "-1", value: name, checked: settings.readers.includes(name),
+      onchange: () => change({ readers: checks.map((node) => node.querySelector("input")).filter((node) => node.checked).map((node) => node.value) }),
+    });
+    return h("label", { class: "fwl-reader" }, box, h("i", { style: `background: ${style.colour}` }), style.label);
+  });
+  const steps = Array.from({ length: Math.round(head.largest_step * 10) + 1 }, (_, i) => i / 10);
+  const sliders = {
+    step_scale: slider("step size ×", steps, settings.step_scale, (x) => x.toFixed(1), (x) => change({ step_scale: x })),
+    inner_batch: slider("inner batch M", head.inner_batches, settings.inner_batch, (m) => (m === null ? "∞" : String(m)),
+      (m) => change({ inner_batch: m })),
+    segment: slider("segment", head.segments, settings.segment, String, (s) => change({ segment: s })),
+  };
+  const stop = button("Stop", cancel);
+  const bar = h("progress", { max: "1", "aria-label": "read so far" });
+  const waiting = h("div", { class: "fwl-waiting", hidden: true }, bar, stop);
+  view.tools.append(
+    choice("colour", [["gain", "gain"], ["nll", "NLL"]], kind, (value) => { kind = value; draw(); }),
+    h("label", { class: "fwl-choice" }, h("span", {}, "of"),
+      h("select", { tabindex: "-1", "aria-label": "whose", onchange: (event) => { watched = event.target.value; draw(); } })),
+  );
+  const whose = view.tools.querySelector("[aria-label=whose]");
+
+  // -- what came of it ----------------------------------------------------------------------------------------------
+
+  const text = liveText({
+    label: "text to read", value: sent,
+    typed: () => { wait(); soon(); },
+    moved: (index) => { if (index !== at) { at = index; say(); chart.redraw(); } },
+  });
+  const said = h("div", {}), next = h("div", { class: "fwl-nexts" }), below = h("div", { class: "fwl-below" });
+  const legend = h("p", { class: "fwl-legend" });
+  const picture = h("div", {}), cells = h("div", {});
+  view.body.append(
+    h("div", { class: "fwl-settings" }, h("div", { class: "fwl-readers", role: "group", "aria-label": "readers" }, checks),
+      Object.values(sliders).map((one) => one.node)),
+    h("div", { class: "fwl-columns" }, h("div", { class: "fwl-left" }, text.place, waiting, legend, said), next),
+    below,
+  );
+  below.append(cells, picture);
+
+  const reading = () => model.get("reading");
+  const baseline = () => ["base", "static"].find((name) => reading().readers?.[name]?.nll !== undefined);
+  const scored = () => Object.entries(reading().readers ?? {}).filter(([, reader]) => reader.nll !== undefined).map(([name]) => name);
+  const chart = surface(picture, 190, (context, width, height) => {
+    if (scored().length) gainChart(context, width, height, reading(), styles, baseline(), at);
+  }, signal, { role: "img", "aria-label": "gain since the beginning, by reader" });
+
+  function go(index) {
+    if (!text.count()) return;
+    at = clamp(index, 0, text.count() - 1);
+    say();
+    chart.redraw();
+  }
+  function leap(direction) {
+    const own = reading().readers?.[watched]?.nll, base = reading().readers?.[baseline()]?.nll;
+    if (own === undefined || base === undefined) return;
+    for (let i = (at ?? (direction > 0 ? -1 : text.count())) + direction; i >= 0 && i < text.count(); i += direction) {
+      if (base[i] - own[i] >= 1) { go(i); return; }
+    }
+    view.status.textContent = `no ${direction > 0 ? "later" : "earlier"} token gained a nat`;
+  }
+
+  /** The line that is read out: the token at hand, or the whole text. */
+  function say() {
+    const { phase, texts = [], readers = {}, words } = reading();
+    if (phase === "failed") view.status.textContent = words;
+    else if (phase === "empty") view.status.textContent = "no text yet";
+    else if (phase === "unread") view.status.textContent = "no reader is chosen";
+    else if (at !== null && at < texts.length) {
+      const each = scored().map((name) => `${styles[name].label} ${fixed(readers[name].nll[at])}`);
+      view.status.textContent = `token ${whole(at + 1)} ${printable(texts[at])}: ${each.join(", ")} nat`;
+    } else {
+      const rows = liveRows(reading(), styles, baseline()).map(([label, nll, gain]) => `${label} ${nll}${gain === "–" || gain === "" ? "" : ` (${gain})`}`);
+      view.status.textContent = `${whole(texts.length)} tokens: ${rows.join(", ")} nat a token${phase === "stopped" ? "; stopped" : ""}`;
+    }
+  }
+
+  function draw() {
+    const { phase, texts = [], readers = {}, left_out: leftOut = 0, words } = reading();
+    const names = scored(), base = baseline();
+    const candidates = names.filter((name) => kind === "nll" || name !== base);
+    if (!candidates.includes(watched)) watched = candidates.find((name) => !["base", "static"].includes(name)) ?? candidates[0] ?? null;
+    whose.replaceChildren(...candidates.map((name) => h("option", { value: name, selected: name === watched }, styles[name].label)));
+    const own = readers[watched]?.nll ?? [], before = readers[base]?.nll ?? [];
+    text.paint(texts, texts.map((_, i) => liveColour(kind, own[i], before[i])));
+    for (const [name, one] of Object.entries(sliders)) {
+      const used = { step_scale: true, inner_batch: settings.readers.includes("fwl"), segment: settings.readers.includes("dynamic_evaluation") }[name];
+      one.node.hidden = !used;
+    }
+    const scale = (low, high, from, to) => [low, h("i", { style: `background: linear-gradient(90deg, ${from.map(css).join(", ")})` }), `${high} nat`, to];
+    if (watched === null) legend.replaceChildren();
+    else if (kind === "gain") {
+      legend.replaceChildren(...scale(`−${FULL_GAIN}`, `+${FULL_GAIN}`, [-1, 0, 1].map(diverging), `gain of ${styles[watched].label} over ${styles[base]?.label ?? ""}`));
+    } else legend.replaceChildren(...scale("0", String(FULL_NLL), [0, 0.25, 0.5, 0.75, 1].map((x) => magnitude(x)), `NLL of ${styles[watched].label}`));
+    const notices = [];
+    if (phase === "failed") notices.push(notice("error", words, ...Object.values(readers).filter((one) => one.error).map((one) => one.error).slice(0, 1)));
+    if (phase === "unread") notices.push(notice("empty", "No reader is chosen", "Tick one above; with base, gains are measured."));
+    if (phase === "stopped") notices.push(notice("empty", "Stopped", "What was read stays; type on, and the rest is read."));
+    if (leftOut) notices.push(notice("empty", `The first ${whole(head.limit)} tokens are read`, `${whole(leftOut)} more are on the page only; score() reads documents of any length.`));
+    if (names.length && base === undefined) notices.push(notice("absent", "No gains without a baseline", "Tick base above."));
+    said.replaceChildren(...notices);
+    next.replaceChildren(...names.map((name) => nextList(name, readers[name], styles, base)));
+    if (!names.length) next.replaceChildren(notice(phase === "reading" ? "loading" : "empty", phase === "reading" ? "Reading …" : "What comes next is shown here"));
+    const summary = table("On this text", ["reader", "nat / token", "gain", "read anew"], liveRows(reading(), styles, base));
+    const nexts = names.map((name) => table(`${styles[name].label} expects next`, ["token", "probability", `by ${styles[base]?.label ?? "baseline"}`, "rank there"],
+      readers[name].next.map(([piece, p, q, rank]) => [token(piece), fixed(p, 3), q === null ? "" : fixed(q, 3), rank === null ? "" : whole(rank)])));
+    const tokens = () => table("Tokens [nat]", ["token", ...names.map((name) => styles[name].label)],
+      texts.map((piece, i) => [token(piece), ...names.map((name) => fixed(readers[name].nll[i]))]));
+    cells.replaceChildren(...(names.length ? (asTable ? [summary, ...nexts, tokens()] : [summary]) : []));
+    picture.hidden = asTable || base === undefined || names.length < 2;
+    view.root.dataset.phase = phase;
+    chart.redraw();
+    say();
+  }
+
+  model.on("change:reading", () => { heard(); draw(); });
+  model.on("change:progress", () => { const part = model.get("progress"); if (part > 0) { bar.value = part; waiting.hidden = false; } });
+  model.on("change:text", () => {
+    // What the page itself sent comes back while more may have been typed.
+    if (model.get("text") !== sent) { sent = model.get("text"); text.field.value = sent; draw(); }
+  });
+  model.on("change:settings", () => {
+    settings = model.get("settings");
+    for (const [name, one] of Object.entries(sliders)) one.put(settings[name]);
+    checks.forEach((node) => { const box = node.querySelector("input"); box.checked = settings.readers.includes(box.value); });
+    draw();
+  });
+  onTheme(draw, signal);
+  draw();
+  if (model.get("reading").phase === "empty" && sent !== "") wait();
+  ask({ kind: "hello" }).catch(refuse);
+}
+
+export default { render };

@@ -1,0 +1,70 @@
+// The pad's text: what is typed in front, the same text in tokens and colours behind it.
+
+const FULL_GAIN = 3, FULL_NLL = 8; // nat at which colours are full
+
+/** The colour of a token by what is chosen, or null where nothing is known of it. */
+function liveColour(kind, nll, base) {
+  if (kind === "nll") return nll === undefined ? null : magnitude(clamp(nll / FULL_NLL, 0, 1));
+  return nll === undefined || base === undefined ? null : diverging(clamp((base - nll) / FULL_GAIN, -1, 1));
+}
+
+/**
+ * A field to type in whose text is drawn in tokens. `paint(texts, colours)` colours what still stands of the text that
+ * was read; `token()` is the index of the one at the caret, `under(event)` of the one under the pointer.
+ */
+function liveText({ label, value, typed, moved }) {
+  const behind = h("div", { class: "fwl-behind", dir: "auto", "aria-hidden": "true" });
+  const field = h("textarea", {
+    class: "fwl-field", tabindex: "-1", dir: "auto", spellcheck: "false", autocomplete: "off", autocapitalize: "off",
+    "aria-label": label, placeholder: "Type or paste a text. Write a name twice, and see the second time cost less.",
+    oninput: () => { paint(texts, colours); typed(); },
+  });
+  field.value = value;
+  const place = h("div", { class: "fwl-paper" }, h("div", { class: "fwl-sheet" }, behind, field));
+  let texts = [], colours = [], standing = 0, starts = [];
+  for (const event of ["keyup", "click", "focus"]) field.addEventListener(event, () => moved(token()));
+  field.addEventListener("pointermove", (event) => moved(under(event)));
+  field.addEventListener("pointerleave", () => moved(token()));
+
+  /** Tokens from the start that the text still has. */
+  function common() {
+    let at = 0, count = 0;
+    while (count < texts.length && field.value.startsWith(texts[count], at)) at += texts[count++].length;
+    return [count, at];
+  }
+  function paint(newTexts, newColours) {
+    [texts, colours] = [newTexts, newColours];
+    const [count, end] = common();
+    standing = count;
+    starts = [];
+    let at = 0;
+    for (let i = 0; i < count; i += 1) {
+      const span = behind.children[i] ?? behind.appendChild(h("span"));
+      if (span.textContent !== texts[i]) span.textContent = texts[i];
+      const colour = colours[i] ?? null;
+      const ground = colour === null ? "" : css(colour);
+      if (span.dataset.ground !== ground) {
+        span.dataset.ground = ground;
+        span.style.background = ground;
+        span.style.color = colour === null ? "" : inkOn(colour);
+      }
+      starts.push(at);
+      at += texts[i].length;
+    }
+    while (behind.children.length > count) behind.lastElementChild.remove();
+    // A last line that is empty has no height without something on it.
+    behind.append(h("span", { class: "fwl-unread" }, `${field.value.slice(end)}\u200b`));
+  }
+  /** The token that ends at the caret, or holds it. */
+  function token() {
+    const at = Math.max(field.selectionEnd - 1, 0);
+    const index = starts.findLastIndex((start) => start <= at);
+    return index >= 0 && index < standing && at < starts[index] + texts[index].length ? index : null;
+  }
+  function under(event) {
+    const span = document.elementsFromPoint(event.clientX, event.clientY).find((node) => node.parentElement === behind);
+    const index = span === undefined ? -1 : [...behind.children].indexOf(span);
+    return index >= 0 && index < standing ? index : null;
+  }
+  return { place, field, paint, token, count: () => standing };
+}
