@@ -2,14 +2,17 @@
 
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-#: Tokens between two marks from which a reading can go on; also how many are read between two looks at the clock.
-EVERY: Final = 64
+#: Tokens that are read at once at most, and between two marks, from which a reading can go on later.
+EVERY: Final = 256
+#: Marks are also made where a text changed and at its end, at multiples of so many tokens. Each costs a copy.
+NEAR: Final = 64
 #: Bytes that the marks of one reader may take. Dynamic evaluation keeps a copy of all weights in each.
 BUDGET: Final = 2**28
 
@@ -45,16 +48,19 @@ class LiveReading:
         far is kept.
         """
         at = self._mark(ids)
+        # The next change will be near this one, or at the end.
+        near = {place // NEAR * NEAR for place in (self._same(ids), len(ids))}
+        ends = [place for place in sorted({*range(0, len(ids), EVERY), *near, len(ids)}) if place > at]
         self._marks = {place: mark for place, mark in self._marks.items() if place <= at}
         mark, self.seconds = self._marks[at]
         self.reader, self.ids, self.nll = mark.fork(), ids[:at], self.nll[:at]
-        for piece in ids[at:].split(EVERY):
-            began = time.perf_counter()
+        for start, end in pairwise([at, *ends]):
+            began, piece = time.perf_counter(), ids[start:end]
             scores = self.reader.read(piece[None].to(self.reader.model.device)).nll[0]
-            self.ids, self.nll = torch.cat([self.ids, piece]), torch.cat([self.nll, scores.double().cpu()])
+            self.ids, self.nll = ids[:end], torch.cat([self.nll, scores.double().cpu()])
             self.seconds += time.perf_counter() - began
-            if len(self.ids) % EVERY == 0:
-                self._marks[len(self.ids)] = self.reader.fork(), self.seconds
+            if end % EVERY == 0 or end in near:
+                self._marks[end] = self.reader.fork(), self.seconds
                 self._thin()
             if not advance(len(piece)):
                 return False
@@ -68,10 +74,14 @@ class LiveReading:
 
     def _mark(self, ids: Tensor) -> int:
         """The last mark before these tokens differ from those read."""
+        same = self._same(ids)
+        return max(place for place in self._marks if place <= same)
+
+    def _same(self, ids: Tensor) -> int:
+        """How many of these tokens are those read, from the first on."""
         common = min(len(ids), len(self.ids))
         differ = (ids[:common] != self.ids[:common]).nonzero()
-        same = int(differ[0]) if len(differ) else common
-        return max(place for place in self._marks if place <= same)
+        return int(differ[0]) if len(differ) else common
 
     def _thin(self) -> None:
         self._size = self._size or sum(tensor.nbytes for tensor in self.reader.state_dict().values())

@@ -178,9 +178,10 @@ function frame(el, { name, label, keys = [], signal }) {
   help.append(...all.filter((entry) => entry.does).flatMap((entry) => [h("dt", {}, h("kbd", {}, entry.shown ?? entry.key)), h("dd", {}, entry.does)]));
   root.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const typing = event.target.matches("input:not([type=checkbox]):not([type=range]), textarea, select");
+    const typing = event.target.matches("input:not([type=checkbox]):not([type=range]), textarea");
     if (typing && event.key !== "Escape") return;
     if (tools.contains(event.target) && moveAmong(tools, event)) return;
+    if (event.target.matches("select") && event.key !== "Escape") return;
     if (event.target.matches("button, input, summary") && [" ", "Enter", "ArrowLeft", "ArrowRight"].includes(event.key)) return;
     const entry = all.find((candidate) => candidate.key === event.key);
     if (entry === undefined) return;
@@ -193,11 +194,10 @@ function frame(el, { name, label, keys = [], signal }) {
   return shown;
 }
 
-/** Left and right move among controls, each of which leaves the tab order to its view. */
+/** Left and right move among controls, each of which leaves the tab order to its view; up and down change a choice or a slider. */
 function moveAmong(tools, event) {
   if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return false;
-  if (event.target.matches("input[type=range]")) return false;
-  const controls = [...tools.querySelectorAll("[tabindex]:not([disabled])")];
+  const controls = [...tools.querySelectorAll("[tabindex]:not([disabled])")].filter((node) => node.checkVisibility());
   const next = controls.indexOf(event.target) + (event.key === "ArrowRight" ? 1 : -1);
   controls[clamp(next, 0, controls.length - 1)].focus();
   event.preventDefault();

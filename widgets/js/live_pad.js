@@ -36,7 +36,7 @@ async function render({ model, el, signal }) {
       kernel = false;
       text.field.readOnly = true;
       view.root.querySelectorAll(".fwl-settings input").forEach((node) => { node.disabled = true; });
-      said.replaceChildren(notice("kernel", "Saved view: browsing works, reading what is typed needs a kernel"));
+      draw();
     } else said.replaceChildren(notice("error", error.message));
     waiting.hidden = true;
   }
@@ -79,30 +79,29 @@ async function render({ model, el, signal }) {
   const stop = button("Stop", cancel);
   const bar = h("progress", { max: "1", "aria-label": "read so far" });
   const waiting = h("div", { class: "fwl-waiting", hidden: true }, bar, stop);
+  const whose = h("select", { tabindex: "-1", "aria-label": "whose", onchange: (event) => { watched = event.target.value; draw(); } });
   view.tools.append(
-    choice("colour", [["gain", "gain"], ["nll", "NLL"]], kind, (value) => { kind = value; draw(); }),
-    h("label", { class: "fwl-choice" }, h("span", {}, "of"),
-      h("select", { tabindex: "-1", "aria-label": "whose", onchange: (event) => { watched = event.target.value; draw(); } })),
+    h("span", { class: "fwl-colour" }, choice("colour", [["gain", "gain"], ["nll", "NLL"]], kind, (value) => { kind = value; draw(); }),
+      h("label", { class: "fwl-choice" }, h("span", {}, "of"), whose)),
+    h("div", { class: "fwl-settings" }, h("div", { class: "fwl-readers", role: "group", "aria-label": "readers" }, checks),
+      Object.values(sliders).map((one) => one.node)),
   );
-  const whose = view.tools.querySelector("[aria-label=whose]");
 
   // -- what came of it ----------------------------------------------------------------------------------------------
 
   const text = liveText({
     label: "text to read", value: sent,
-    typed: () => { wait(); soon(); },
+    typed: () => { at = null; wait(); soon(); },
     moved: (index) => { if (index !== at) { at = index; say(); chart.redraw(); } },
   });
-  const said = h("div", {}), next = h("div", { class: "fwl-nexts" }), below = h("div", { class: "fwl-below" });
-  const legend = h("p", { class: "fwl-legend" });
-  const picture = h("div", {}), cells = h("div", {});
+  const said = h("div", {}), legend = h("p", { class: "fwl-legend" });
+  const summary = h("div", {}), picture = h("div", {});
+  const next = h("div", { class: "fwl-nexts" }), tables = h("div", { class: "fwl-tables" });
   view.body.append(
-    h("div", { class: "fwl-settings" }, h("div", { class: "fwl-readers", role: "group", "aria-label": "readers" }, checks),
-      Object.values(sliders).map((one) => one.node)),
-    h("div", { class: "fwl-columns" }, h("div", { class: "fwl-left" }, text.place, waiting, legend, said), next),
-    below,
+    h("div", { class: "fwl-columns" }, h("div", { class: "fwl-left" }, text.place, waiting, legend, said),
+      h("div", {}, summary, picture)),
+    next, tables,
   );
-  below.append(cells, picture);
 
   const reading = () => model.get("reading");
   const baseline = () => ["base", "static"].find((name) => reading().readers?.[name]?.nll !== undefined);
@@ -134,9 +133,9 @@ async function render({ model, el, signal }) {
     else if (phase === "unread") view.status.textContent = "no reader is chosen";
     else if (at !== null && at < texts.length) {
       const each = scored().map((name) => `${styles[name].label} ${fixed(readers[name].nll[at])}`);
-      view.status.textContent = `token ${whole(at + 1)} ${printable(texts[at])}: ${each.join(", ")} nat`;
+      view.status.textContent = `${phase === "stopped" ? "stopped; " : ""}token ${whole(at + 1)} ${printable(texts[at])}: ${each.join(", ")} nat`;
     } else {
-      const rows = liveRows(reading(), styles, baseline()).map(([label, nll, gain]) => `${label} ${nll}${gain === "–" || gain === "" ? "" : ` (${gain})`}`);
+      const rows = liveRows(reading(), styles, baseline()).map(([label, nll, gain]) => `${label} ${nll}${/^[+−]/.test(gain) ? ` (${gain})` : ""}`);
       view.status.textContent = `${whole(texts.length)} tokens: ${rows.join(", ")} nat a token${phase === "stopped" ? "; stopped" : ""}`;
     }
   }
@@ -153,27 +152,34 @@ async function render({ model, el, signal }) {
       const used = { step_scale: true, inner_batch: settings.readers.includes("fwl"), segment: settings.readers.includes("dynamic_evaluation") }[name];
       one.node.hidden = !used;
     }
-    const scale = (low, high, from, to) => [low, h("i", { style: `background: linear-gradient(90deg, ${from.map(css).join(", ")})` }), `${high} nat`, to];
+    const scale = (low, high, colours, what) => [low, h("i", { style: `background: linear-gradient(90deg, ${colours.map(css).join(", ")})` }), h("span", {}, `${high} nat`), h("span", {}, what)];
     if (watched === null) legend.replaceChildren();
     else if (kind === "gain") {
       legend.replaceChildren(...scale(`−${FULL_GAIN}`, `+${FULL_GAIN}`, [-1, 0, 1].map(diverging), `gain of ${styles[watched].label} over ${styles[base]?.label ?? ""}`));
     } else legend.replaceChildren(...scale("0", String(FULL_NLL), [0, 0.25, 0.5, 0.75, 1].map((x) => magnitude(x)), `NLL of ${styles[watched].label}`));
-    const notices = [];
+    const notices = kernel ? [] : [notice("kernel", "Saved view: browsing works, reading what is typed needs a kernel")];
     if (phase === "failed") notices.push(notice("error", words, ...Object.values(readers).filter((one) => one.error).map((one) => one.error).slice(0, 1)));
     if (phase === "unread") notices.push(notice("empty", "No reader is chosen", "Tick one above; with base, gains are measured."));
     if (phase === "stopped") notices.push(notice("empty", "Stopped", "What was read stays; type on, and the rest is read."));
     if (leftOut) notices.push(notice("empty", `The first ${whole(head.limit)} tokens are read`, `${whole(leftOut)} more are on the page only; score() reads documents of any length.`));
     if (names.length && base === undefined) notices.push(notice("absent", "No gains without a baseline", "Tick base above."));
     said.replaceChildren(...notices);
-    next.replaceChildren(...names.map((name) => nextList(name, readers[name], styles, base)));
-    if (!names.length) next.replaceChildren(notice(phase === "reading" ? "loading" : "empty", phase === "reading" ? "Reading …" : "What comes next is shown here"));
-    const summary = table("On this text", ["reader", "nat / token", "gain", "read anew"], liveRows(reading(), styles, base));
-    const nexts = names.map((name) => table(`${styles[name].label} expects next`, ["token", "probability", `by ${styles[base]?.label ?? "baseline"}`, "rank there"],
-      readers[name].next.map(([piece, p, q, rank]) => [token(piece), fixed(p, 3), q === null ? "" : fixed(q, 3), rank === null ? "" : whole(rank)])));
-    const tokens = () => table("Tokens [nat]", ["token", ...names.map((name) => styles[name].label)],
-      texts.map((piece, i) => [token(piece), ...names.map((name) => fixed(readers[name].nll[i]))]));
-    cells.replaceChildren(...(names.length ? (asTable ? [summary, ...nexts, tokens()] : [summary]) : []));
+    const by = styles[base]?.label ?? "the baseline";
+    summary.replaceChildren(names.length ? table("On this text", ["reader", "nat / token", "gain", "read anew"], liveRows(reading(), styles, base))
+      : notice(phase === "reading" ? "loading" : "empty", phase === "reading" ? "Reading …" : "What each reader makes of it is shown here"));
+    next.hidden = asTable || !names.length;
     picture.hidden = asTable || base === undefined || names.length < 2;
+    tables.hidden = !asTable;
+    next.replaceChildren(
+      h("h3", {}, "Expected next", base === undefined ? "" : h("small", {}, ` the mark is what ${by} expects; arrows count places moved in its ranking`)),
+      h("div", {}, names.map((name) => nextList(name, readers[name], styles, base))),
+    );
+    tables.replaceChildren(...(asTable && names.length ? [
+      ...names.map((name) => table(`${styles[name].label} expects next`, ["token", "probability", `by ${by}`, "rank there"],
+        readers[name].next.map(([piece, p, q, rank]) => [token(piece), fixed(p, 3), q === null ? "" : fixed(q, 3), rank === null ? "" : whole(rank)]))),
+      table("Tokens [nat]", ["token", ...names.map((name) => styles[name].label)],
+        texts.map((piece, i) => [button(printable(piece), () => go(i), { class: "fwl-token" }), ...names.map((name) => fixed(readers[name].nll[i]))])),
+    ] : []));
     view.root.dataset.phase = phase;
     chart.redraw();
     say();

@@ -22,9 +22,8 @@ function liveRows(reading, styles, baseline) {
   const base = reading.readers[baseline]?.nll;
   return Object.entries(reading.readers).map(([name, reader]) => {
     if (reader.error !== undefined) return [styles[name].label, "not finite", "", ""];
-    const nll = mean(reader.nll);
-    return [styles[name].label, fixed(nll, 3), base && name !== baseline ? signed(mean(base) - nll, 3) : "–",
-      `${whole(reader.tokens)} in ${fixed(1000 * reader.seconds, 0)} ms`];
+    const nll = mean(reader.nll), gain = base === undefined ? "–" : name === baseline ? "0.000" : signed(mean(base) - nll, 3);
+    return [styles[name].label, fixed(nll, 3), gain, `${whole(reader.tokens)} in ${fixed(1000 * reader.seconds, 0)} ms`];
   });
 }
 

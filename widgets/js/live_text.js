@@ -21,8 +21,12 @@ function liveText({ label, value, typed, moved }) {
   });
   field.value = value;
   const place = h("div", { class: "fwl-paper" }, h("div", { class: "fwl-sheet" }, behind, field));
+  const unread = behind.appendChild(h("span", { class: "fwl-unread" }));
+  // JupyterLab refuses line breaks in fields that stand in a cell, by a listener at the field itself: it never hears.
+  place.addEventListener("beforeinput", (event) => event.stopPropagation(), true);
   let texts = [], colours = [], standing = 0, starts = [];
-  for (const event of ["keyup", "click", "focus"]) field.addEventListener(event, () => moved(token()));
+  for (const event of ["click", "focus"]) field.addEventListener(event, () => moved(token()));
+  field.addEventListener("keyup", (event) => { if (/^(Arrow|Home|End|Page)/.test(event.key)) moved(token()); });
   field.addEventListener("pointermove", (event) => moved(under(event)));
   field.addEventListener("pointerleave", () => moved(token()));
 
@@ -39,7 +43,8 @@ function liveText({ label, value, typed, moved }) {
     starts = [];
     let at = 0;
     for (let i = 0; i < count; i += 1) {
-      const span = behind.children[i] ?? behind.appendChild(h("span"));
+      if (behind.children[i] === unread) unread.before(h("span"));
+      const span = behind.children[i];
       if (span.textContent !== texts[i]) span.textContent = texts[i];
       const colour = colours[i] ?? null;
       const ground = colour === null ? "" : css(colour);
@@ -51,9 +56,9 @@ function liveText({ label, value, typed, moved }) {
       starts.push(at);
       at += texts[i].length;
     }
-    while (behind.children.length > count) behind.lastElementChild.remove();
+    while (behind.children.length > count + 1) unread.previousElementSibling.remove();
     // A last line that is empty has no height without something on it.
-    behind.append(h("span", { class: "fwl-unread" }, `${field.value.slice(end)}\u200b`));
+    unread.textContent = `${field.value.slice(end)}\u200b`;
   }
   /** The token that ends at the caret, or holds it. */
   function token() {
