@@ -117,7 +117,11 @@ class LabNotebook:
     def set_theme(self, name: str) -> None:
         """Change to "JupyterLab Light" or "JupyterLab Dark", and wait until the page shows it."""
         self.page.evaluate("theme => jupyterapp.commands.execute('apputils:change-theme', {theme})", name)
-        self.page.wait_for_function("theme => document.body.dataset.jpThemeName === theme", arg=name)
+        # A splash covers the page until the theme's styles are there.
+        self.page.wait_for_function(
+            "theme => document.body.dataset.jpThemeName === theme && !document.getElementById('jupyterlab-splash')",
+            arg=name,
+        )
 
     def screenshot(self, name: str, of: Locator | None = None) -> Path:
         """Save the page, or only one part of it, as runs/browser/<name>.png; return the path."""
