@@ -55,6 +55,8 @@ def test_all_notebooks_are_found():
         "02_read_a_document",
         "03_receipts_and_surgery",
         "04_compare_readers",
+        "05_live",
+        "06_widget_gallery",
         "long_document",
         "train",
         "tune",
@@ -509,3 +511,50 @@ def test_receipts_that_cannot_be_written_are_refused(model_folder, tmp_path, giv
     with pytest.raises(NotebookFailed, match=f"ValueError: .*{message}"):
         _run("03_receipts_and_surgery", tmp_path, model=str(model_folder), **RECEIPTS | given)
     assert not (tmp_path / "trace.zarr").exists()
+
+
+def _is_light(path: Path) -> bool:
+    """Whether a saved notebook is small, and stores no widget and no state of any."""
+    notebook = nbformat.read(path, as_version=4)
+    stored = any("widget-view" in kind for cell in _code(path) for o in cell.outputs for kind in o.get("data", {}))
+    return path.stat().st_size < 3e6 and not stored and "widgets" not in notebook.metadata
+
+
+def _still(path: Path, said: str) -> str:
+    """The one still picture that a cell which says `said` left in a saved notebook."""
+    (cell,) = (cell for cell in _code(path) if cell.source.splitlines()[-1] == said)
+    (output,) = cell.outputs
+    return str(output.data["text/html"])
+
+
+def test_live_reads_the_text_it_begins_with(model_folder, tmp_path):
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / "one.txt").write_text("one fish two fish " * 20)
+    path = run_notebook(
+        FOLDER / "05_live.ipynb", tmp_path / "live",
+        {"model": str(model_folder), "path": str(texts), "text": "one fish two <b>fish</b>"}, progress=False,
+    )  # fmt: skip
+    assert _is_light(path)
+    pad = _still(path, "pad")
+    assert "Typing needs a kernel" in pad and "<b>" not in pad.partition("<pre")[2] and "&lt;" in pad
+    assert "A console to read 1 document" in _still(path, "console")
+    assert "Nothing has been read yet" in str(_code(path)[-1].outputs)
+
+
+def test_the_gallery_shows_every_view_and_saves_each_as_a_page(tmp_path):
+    path = run_notebook(
+        FOLDER / "06_widget_gallery.ipynb", tmp_path / "gallery", {"tokens": 600, "documents": 2}, progress=False
+    )
+    assert _is_light(path)
+    for name, part in (("lens", "</pre>"), ("receipts", "</table>"), ("scope", "</svg>"), ("compare", "</table>")):
+        assert part in _still(path, name)
+    pages = {page.stem for page in (tmp_path / "gallery").glob("*.html")}
+    assert pages >= {"document_lens", "receipts", "update_scope", "reader_compare"}
+
+
+def test_the_quickstart_stays_light_with_all_its_views(texts, model_folder, tmp_path):
+    given = {"model": str(model_folder), "corpus": "text", "path": str(texts), "max_tokens": 300}
+    path = run_notebook(FOLDER / "00_quickstart.ipynb", tmp_path / "out", given, progress=False)
+    assert _is_light(path) and len(_still(path, "views")) > 1000
+    assert (tmp_path / "out" / "views.html").stat().st_size > 10_000

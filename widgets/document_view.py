@@ -81,6 +81,10 @@ class DocumentView:
     html: str
     title: str
 
+    def __repr__(self) -> str:
+        # A notebook stores it beside the HTML.
+        return f"DocumentView({self.title!r})"
+
     def _repr_html_(self) -> str:
         return self.html
 

@@ -20,7 +20,7 @@ from widgets.view import View
 _SIDE_BY_SIDE: Final = {"display": "flex", "flex_flow": "row wrap", "align_items": "stretch"}
 
 
-class Explorer(ipywidgets.VBox):
+class Explorer(housekeeping.Housed, ipywidgets.VBox):
     """The four views of a trace, sharing one `selection`.
 
     Attributes

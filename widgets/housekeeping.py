@@ -1,8 +1,12 @@
-"""Views that are no longer shown are closed: running a cell again replaces what it made before."""
+"""Views that are no longer shown are closed: running a cell again replaces what it made before.
+
+Where nobody could use them, as in a batch run, they open no way to a page, so that nothing of them is stored.
+"""
 
 from typing import Any, Final
 from weakref import WeakSet
 
+from comm import DummyComm
 from IPython.core.getipython import get_ipython
 from ipywidgets import Widget
 
@@ -26,6 +30,18 @@ def someone_is_there() -> bool:
     """Whether whoever runs the code could be asked something: a person in JupyterLab can, papermill cannot."""
     kernel = getattr(get_ipython(), "kernel", None)
     return kernel is not None and bool(getattr(kernel, "_allow_stdin", True))
+
+
+class Housed:
+    """Named before a kind of widget: one that talks to a page only where there is one."""
+
+    comm: Any
+
+    def open(self) -> None:
+        """Open the way to the page; a dead end where nobody is there."""
+        if self.comm is None and not someone_is_there():
+            self.comm = DummyComm(target_name="jupyter.widget")
+        super().open()  # type: ignore[misc]
 
 
 def _request() -> dict[str, Any]:

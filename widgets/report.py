@@ -164,6 +164,8 @@ def run_notebook(
             f"{notebook.name} failed in cell {error.exec_count}:\n{source}\n{error.ename}: {error.evalue}\n"
             f"The notebook up to there is kept as {executed}"
         ) from error
+    # What a widget was is nothing without its kernel, and much to store.
+    nbformat.write(_without_noise(nbformat.read(executed, as_version=4)), executed)
     return executed
 
 

@@ -8,12 +8,13 @@ import xarray as xr
 from anywidget import AnyWidget
 
 from fwl_lab.trace import BASE, PARAMETER, READER, TOKEN, UPDATE_TOKEN
+from widgets.housekeeping import Housed
 
 #: Readers that do not adapt; a selection starts at one that does, if there is one.
 _STILL: Final = (BASE, "static")
 
 
-class Selection(AnyWidget):
+class Selection(Housed, AnyWidget):
     """One place in a trace, shared by its views: what one of them selects, all of them show.
 
     It lives in the browser as well, so that views follow each other at once, whatever the kernel is doing.

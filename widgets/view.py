@@ -41,7 +41,7 @@ def reader_styles(trace: xr.Dataset) -> dict[str, dict[str, str]]:
     return {name: {"label": theme.label(name), "colour": colours[name], "dash": theme.dash(name)} for name in names}
 
 
-class View(anywidget.AnyWidget):
+class View(housekeeping.Housed, anywidget.AnyWidget):
     """A view of a trace. Kinds of views define `_esm`, `_css`, what they start with, and what they answer.
 
     Attributes
