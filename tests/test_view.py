@@ -103,6 +103,7 @@ def test_a_closed_view_is_collected(trace):
 def test_closing_views_leaves_no_widget_behind(trace):
     before = set(_instances)
     views = [Counter(trace), Counter(trace)]
+    assert all(view.layout and view.selection.layout for view in views)  # which a page asks for
     assert len(set(_instances) - before) == 8  # two views, each with a selection, and a layout of each
     for view in views:
         view.close()
