@@ -34,8 +34,9 @@ def certify(
     determinism       two fresh readers give the same scores, bitwise
     causality         another token in one place, or other tokens from there on, change no score before, bitwise
     probabilities     `next_log_probs` adds up to 1 over the whole vocabulary, within 1e-4
-    predictions       the score of a token, and of another in its place, is what `next_log_probs` declared just
-                      before it was read, within 1e-4 nats: nothing is learned from a token before it is scored
+    predictions       the score of each of the first 256 tokens and at the places, and of another token in their
+                      place, is what `next_log_probs` declared just before it was read, within 1e-4 nats: nothing
+                      is learned from a token, or from what follows it, before it is scored
     partition         however the document is cut into calls, within 1e-4 nats
     batch             beside two other documents as alone, within 5e-5 nats
     batch mates       what stands in the other rows changes nothing, bitwise
@@ -58,13 +59,14 @@ def certify(
     with its words shuffled would not do: an honest reader learns which words a document has. For a model that is far
     above ln V on such tokens, small frauds stay above the floor; they are for the other checks.
 
-    What no audit of this kind can see: weights that had learned this document, or one like it, before.
+    What no audit of this kind can see: weights that had learned this document, or one like it, before; a fraud that
+    shows only beyond the tokens given, or only between the places once 256 tokens have been read.
 
     The limits are for scores in float32 or wider; half precision need not keep to them.
 
     Cost: about 45 times that of reading the document once (reading three rows counts as three), 35 times for a reader
-    that does not offer the rest, and one reading of `entropy_tokens`. On one core of its own 14 s for the bundled
-    model's fast weights and 1,024 tokens, 23 s for dynamic evaluation of it and 512.
+    that does not offer the rest, 256 calls of one token, and one reading of `entropy_tokens`. On one core 22 s for the
+    bundled model's fast weights and 1,024 tokens, 32 s for dynamic evaluation of it and 512.
 
     Parameters
     ----------

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .language_model import LanguageModel
 from .readers import StaticReader
-from .readings import Readings, difference
+from .readings import SINGLY, Readings, difference
 
 SUM_LIMIT = 1e-4  # of probabilities over the vocabulary; float32 sums of 50,000 leave about 1e-6
 SCORE_LIMIT = 1e-4  # nats; float32, whose roundings adapting carries on
@@ -99,12 +99,10 @@ def probabilities(readings: Readings) -> Finding:
         return Finding(
             None, f"next_log_probs() is over {readings.vocabulary} tokens, the model's are {size}", None, True
         )
-    found = []
-    for place, expected in readings.steps.expected.items():
-        total = float(expected.exp().sum())
-        apart = abs(total - 1) if math.isfinite(total) else math.inf
-        found.append((apart, f"before token {place} the probabilities add up to {total:.6g}"))
-    return _worst(found, f"{len(found)} places, {readings.vocabulary:,} tokens", SUM_LIMIT)
+    steps = readings.steps
+    worst, at = difference(steps.totals, torch.ones_like(steps.totals))
+    said = f"before token {steps.asked[at]} the probabilities add up to {float(steps.totals[at]):.6g}"
+    return _worst([(worst, said)], f"before {len(steps.asked)} tokens, over {readings.vocabulary:,}", SUM_LIMIT)
 
 
 def predictions(readings: Readings) -> Finding:
@@ -112,17 +110,18 @@ def predictions(readings: Readings) -> Finding:
     steps, found = readings.steps, []
     if steps.unsteady:
         return Finding(None, f"next_log_probs() before token {steps.unsteady[0]}, asked twice, differs", failed=True)
-    for place, expected in steps.expected.items():
-        declared = -expected[readings.tokens[place]]
-        for how, nll in (("read right after", steps.nll), ("read in one call", readings.whole)):
-            said = f"token {place}, {how}, has the score {float(nll[place]):.4f}; declared was {float(declared):.4f}"
-            found.append((difference(nll[place, None], declared[None])[0], said))
+    for how, nll in (("read right after", steps.nll), ("read in one call", readings.whole)):
+        worst, at = difference(nll[steps.asked], steps.declared)
+        place = steps.asked[at]
+        said = f"token {place}, {how}, has the score {float(nll[place]):.4f}; declared was {steps.declared[at]:.4f}"
+        found.append((worst, said))
     for change in readings.changes:
         if not change.rest:
             declared, nll = -steps.expected[change.place][change.token], change.nll[change.place]
             said = f"{change.token} as token {change.place} has the score {nll:.4f}; declared was {declared:.4f}"
             found.append((difference(nll[None], declared[None])[0], said))
-    return _worst(found, f"{len(steps.expected)} places, two tokens each", SCORE_LIMIT)
+    said = f"{len(steps.asked)} tokens, the first {min(SINGLY, readings.length)} among them; {len(found) - 2} others"
+    return _worst(found, said, SCORE_LIMIT)
 
 
 def partition(readings: Readings) -> Finding:
@@ -131,7 +130,7 @@ def partition(readings: Readings) -> Finding:
     ways = {
         "calls of 64": readings.read(tokens, range(64, readings.length, 64))[0] if readings.length > 64 else None,
         "ragged calls": readings.ragged,
-        "calls of one token near edges": readings.steps.nll,
+        "calls of one token": readings.steps.nll,
     }
     for name, nll in ways.items():
         if nll is not None:

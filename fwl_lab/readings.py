@@ -4,6 +4,7 @@ Symbols: T tokens of the document, B rows, V vocabulary. All scores are float64 
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import pairwise
@@ -43,19 +44,33 @@ class Change(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """A reading in calls that begin and end at the places, asked before each what it expects there.
+    """A reading token by token, at the beginning and at the places, asked before each what it expects there.
 
     Attributes
     ----------
     nll : (T,) float64, nats
+    asked : list of int
+        Before which tokens it was asked.
+    declared : (asked,) float64, nats
+        The score that follows for the token that came.
+    totals : (asked,) float64
+        What the probabilities add up to.
     expected : dict from place to (V,) float64, nats
+        All that was answered there.
     unsteady : list of int
         Places where asking twice gave two answers.
     """
 
     nll: Tensor
+    asked: list[int]
+    declared: Tensor
+    totals: Tensor
     expected: dict[int, Tensor]
     unsteady: list[int]
+
+
+#: Tokens at the beginning that are read one by one: in them a score that anything else went into shows anywhere.
+SINGLY = 256
 
 
 class Readings:
@@ -175,22 +190,26 @@ class Readings:
 
     @cached_property
     def steps(self) -> Steps:
-        """The document, token by token at the places."""
+        """The document, token by token at the beginning and at the places."""
         reader, scores, expected, unsteady = self.make_reader(), [], {}, []
-        cuts = {place + side for place in self.places for side in (0, 1)}
-        for start, stop in pairwise(sorted(cuts | {0, self.length})):
-            if start in self.places:
+        asked = sorted({*self.places, *range(min(SINGLY, self.length))})
+        declared, totals = (torch.zeros(len(asked), dtype=torch.float64) for _ in range(2))
+        for start, stop in pairwise(sorted({place + side for place in asked for side in (0, 1)} | {0, self.length})):
+            if start in asked:
                 log_probs = reader.next_log_probs()
                 if log_probs.shape != (1, self.vocabulary):
                     raise ValueError(
                         f"next_log_probs() before token {start} is {tuple(log_probs.shape)}; expected "
                         f"(1, {self.vocabulary}), as at the beginning."
                     )
-                expected[start] = log_probs[0].detach().to("cpu", torch.float64, copy=True)
-                if not torch.equal(reader.next_log_probs(), log_probs):
-                    unsteady.append(start)
+                answer, index = log_probs[0].detach().to("cpu", torch.float64, copy=True), bisect_left(asked, start)
+                declared[index], totals[index] = -answer[self.tokens[start]], answer.exp().sum()
+                if start in self.places:
+                    expected[start] = answer
+                    if not torch.equal(reader.next_log_probs(), log_probs):
+                        unsteady.append(start)
             scores.append(self.read(self.tokens[None, start:stop], reader=reader)[0])
-        return Steps(torch.cat(scores), expected, unsteady)
+        return Steps(torch.cat(scores), asked, declared, totals, expected, unsteady)
 
     @cached_property
     def mates(self) -> Tensor:

@@ -22,7 +22,9 @@ from wrong_readers import (
     HidesTokens,
     IgnoresStepScale,
     KeepsWhatItWasGiven,
+    KnowsItsLabels,
     LooksAtMates,
+    PeeksAtRepeats,
     ReadsPadding,
     RemembersAfterReset,
     Rolls,
@@ -135,6 +137,11 @@ WRONG: dict[str, Wrong] = {
     "scores another": Wrong(
         over_model(ScoresAnother), ("predictions",), r"^token \d+, read right after, has the score [\d.]+; declared was"
     ),
+    "knows its labels": Wrong(
+        over_model(KnowsItsLabels),
+        ("predictions",),
+        r"^token 1?[13]1, read .*, has the score [\d.]+; declared was",
+    ),
     "divides by the batch": Wrong(
         over_model(DividesByTheBatch),
         ("batch", "padding"),
@@ -152,7 +159,7 @@ WRONG: dict[str, Wrong] = {
         r"^a second fresh reader scores token \d+ otherwise",
     ),
     "adds without normalising": Wrong(
-        over_model(AddsWithoutNormalising), ("probabilities",), r"^before token \d+ the probabilities add up to 1\.1"
+        over_model(AddsWithoutNormalising), ("probabilities",), r"^before token \d+ the probabilities add up to 1\.2"
     ),
     "forgets after calls": Wrong(
         over_model(ForgetsAfterCalls), ("partition", "predictions", "padding"), r"^read in .* than read in one call$"
@@ -199,13 +206,26 @@ def test_what_a_reader_lacks_is_not_checked_and_never_passed() -> None:
     assert "10 passed, 0 failed, 5 not checked" in str(found)
 
 
+def test_a_look_ahead_is_seen_wherever_it_is_of_use() -> None:
+    model, tokens = make_block_model("mistral"), TOKENS.clone()
+    repeats = 29
+    tokens[1:][tokens[1:] == tokens[:-1]] = 0
+    tokens[repeats + 1] = tokens[repeats]
+    found = certify(lambda: PeeksAtRepeats(model), tokens, **QUICK)
+    assert not {repeats, repeats + 1} & set(found.about["places"])
+    assert found["predictions"].detail.startswith(f"token {repeats}, read in one call, has the score")
+    assert [check.name for check in found.failures] == ["predictions", "partition"]
+
+
 @pytest.mark.parametrize("kind", [GivesUp, ScoresOnlyTheLast])
 def test_an_exception_fails_the_check_with_its_text(kind: type) -> None:
     model = make_block_model("mistral")
     found = certify((lambda: kind(model)) if kind is GivesUp else kind, TOKENS, **QUICK)
     said = r"RuntimeError: out of patience \ud800" if kind is GivesUp else "scored as (1, 1) of torch.float64"
     assert said in found["causality"].detail  # the surrogate as text: it could not be stored
-    assert {check.name for check in found.checks if check.passed is True} == set()
+    # What gives one score a call can be read token by token.
+    passed = {check.name for check in found.checks if check.passed is True}
+    assert passed == (set() if kind is GivesUp else {"probabilities"})
 
 
 def test_the_same_seed_asks_the_same_questions() -> None:
