@@ -95,8 +95,8 @@ def wrong_document(
 def more_context(model: LanguageModel, factor: int = 2) -> StaticReader:
     """The base over the same weights with `factor` times the window: does learning beat looking further back?
 
-    Name it "more_context" in a trace. Distances that its training never saw may make it worse than the base (the
-    bundled model, trained on a window of 512, loses 0.7 nats a token at 1,024): then it controls for nothing.
+    Name it "more_context" in a trace. Distances that its training never saw may make it worse than the base, as they
+    do the bundled model: then it controls for nothing.
 
     Raises
     ------

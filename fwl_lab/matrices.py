@@ -146,10 +146,13 @@ def _from_snapshots(trace: xr.Dataset, reader: str, parameter: str, token: int, 
         raise ValueError(f"Δθ of reader {reader!r} was not recorded. {advice}")
     moved = rows[schema.UPDATE_NORM].sel({schema.PARAMETER: parameter}).values > 0
     before = np.flatnonzero((grid >= start) & (grid < token) & (moved | kept))
+    still = token == start if _learns_with_every_token(trace, reader) else not len(before)
     sides = [trace.sizes[dim] for dim in (schema.row_dim(parameter), schema.col_dim(parameter)) if dim in trace.sizes]
-    if not len(before):
+    if still:
         return np.zeros(sides, dtype=np.float32)
-    if not kept[before[-1]]:
+    # A fast-weight block learns with every token, whatever its norms are recorded at.
+    inside = _learns_with_every_token(trace, reader) and (not len(before) or grid[before[-1]] != token - 1)
+    if inside or not kept[before[-1]]:
         held = grid[kept]
         near = int(held[np.abs(held - token).argmin()]) + 1
         raise ValueError(f"Δθ of reader {reader!r} at token {token} was not kept; the nearest is at {near}. {advice}")
@@ -167,6 +170,11 @@ def _left_out(trace: xr.Dataset, reader: str, parameter: str, token: int, values
     if not drift.size or not drift[0]:
         return 0.0
     return float(np.sqrt(max(0.0, 1.0 - (np.linalg.norm(values.astype(np.float64)) / drift[0]) ** 2)))
+
+
+def _learns_with_every_token(trace: xr.Dataset, reader: str) -> bool:
+    """Whether Δθ moves between the updates that are recorded: that of a fast-weight block does."""
+    return bool(json.loads(trace.attrs.get(schema.READERS, "{}")).get(reader, {}).get("kind") == "FastWeightReader")
 
 
 def _every(trace: xr.Dataset, reader: str) -> int:

@@ -24,9 +24,11 @@ from .trace import (
     BYTE,
     BYTE_COUNT,
     DOCUMENT,
+    FLOPS_PER_TOKEN,
     NAT,
     NLL,
     ONE,
+    PEAK_BYTES,
     READER,
     SECOND,
     SECONDS,
@@ -83,6 +85,8 @@ def summary(trace: xr.Dataset, relative_to: str | None = None) -> xr.Dataset:
         Mean of the documents' own averages: every document counts the same.
     ``tokens_per_second``, ``time_ratio``
         Speed, and time over the time of `relative_to` (None: "base", if there); present if times were recorded.
+    ``flops_per_token``, ``peak_bytes``
+        Counted operations, and memory above what was taken before reading; present if they were recorded.
     """
     nll = trace[NLL].transpose(READER, TOKEN).values
     names, tokens = trace[READER].values, nll.shape[1]
@@ -109,6 +113,9 @@ def summary(trace: xr.Dataset, relative_to: str | None = None) -> xr.Dataset:
         reference = relative_to or BASE
         if reference in names:
             columns[TIME_RATIO] = (seconds / seconds[names == reference], ONE)
+    for name in (FLOPS_PER_TOKEN, PEAK_BYTES):
+        if name in trace:
+            columns[name] = (trace[name].values, trace[name].attrs[UNITS])
     return xr.Dataset(
         {name: (READER, values, {UNITS: units}) for name, (values, units) in columns.items()},
         coords={READER: names},

@@ -44,6 +44,11 @@ def operate_on_each(reader: Reader, surgery: Surgery, documents: Sequence[Mappin
 
     One for all documents, or one for each; what is read after these has none.
     """
+    if not isinstance(reader, Reader) or not isinstance(surgery, Surgery):
+        raise ValueError(
+            f"given are a {type(reader).__name__} and a {type(surgery).__name__}; expected a Reader, such as "
+            "FastWeightReader(model), and a Surgery(...)."
+        )
     _check(reader, surgery)
     operated: OperatedFastWeightReader | OperatedDynamicEvaluationReader
     if type(reader) is FastWeightReader:

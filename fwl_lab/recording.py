@@ -49,14 +49,13 @@ class Recorder:
     byte_budget: str | int = "1 GiB"
 
     def __post_init__(self) -> None:
-        every = self.snapshots_every
-        if every is not None and (not isinstance(every, int) or every < 1):
-            raise ValueError(f"snapshots_every is {every!r}; expected a whole number of tokens from 1, or None.")
-        if self.rank is not None and (not isinstance(self.rank, int) or self.rank < 1):
-            raise ValueError(f"rank is {self.rank!r}; expected a whole number of directions from 1, or None for all.")
+        for name, of in (("snapshots_every", "tokens"), ("rank", "directions")):
+            given = getattr(self, name)
+            if given is not None and (not isinstance(given, int) or isinstance(given, bool) or given < 1):
+                raise ValueError(f"{name} is {given!r}; expected a whole number of {of} from 1, or None.")
         if isinstance(self.parameters, str):
             raise ValueError(f"parameters is {self.parameters!r}; expected a list of names, such as ['W2'].")
-        if not isinstance(self.top, int) or self.top < 0:
+        if not isinstance(self.top, int) or isinstance(self.top, bool) or self.top < 0:
             raise ValueError(f"top is {self.top!r}; expected a whole number of tokens, 0 for none.")
         self.budget()
 
@@ -109,6 +108,9 @@ class Plan:
         if unknown:
             known = ", ".join(parameters) or "none"
             raise ValueError(f"the recorder asks for {', '.join(unknown)}; what adapts in these readers: {known}.")
+        vocabulary = min((reader.model.vocab_size for reader in readers.values()), default=recorder.top)
+        if recorder.top > vocabulary:
+            raise ValueError(f"top is {recorder.top}; expected at most {vocabulary}, the size of the vocabulary.")
         factored = next((n for n, r in readers.items() if isinstance(r, FastWeightReader)), None)
         tokens, positions = {}, {}
         for name, reader in readers.items():

@@ -69,6 +69,8 @@ def replay(
         The model or the reader is not the one that made the trace (says in what they differ); the trace has no such
         token, or a reader of the new name already; or as :func:`fwl_lab.operate`.
     """
+    if not isinstance(surgery, Surgery):
+        raise ValueError(f"surgery is a {type(surgery).__name__}; expected a Surgery(...).")
     require_reader(trace, reader)
     plain = _check(model, trace, reader, readers)
     name, old = f"{reader}: {surgery}", [str(n) for n in trace[schema.READER].values]
@@ -145,6 +147,8 @@ def _vocabulary(model: LanguageModel, trace: xr.Dataset, record: Recorder | None
 def _by_document(surgery: Surgery, lengths: Sequence[int], every: int) -> list[dict[int, float]]:
     """Factors of tokens by position, for each document; without tokens of a last segment that made no update."""
     starts = np.cumsum([0, *lengths])
+    if surgery.masked not in (None, starts[-1]):
+        raise ValueError(f"drop is a mask of {surgery.masked} tokens; expected {starts[-1]}, as the trace has.")
     factors: list[dict[int, float]] = [{} for _ in lengths]
     for token, factor in surgery.token_factors.items():
         if token >= starts[-1]:

@@ -21,6 +21,7 @@ STABLE_RANK: Final = "stable_rank"
 ANGLE: Final = "angle"
 SIDE: Final = "side"
 LOGIT: Final = "logit"
+NOTHING: Final = 1e-6  # of the largest singular value: float32 tells no smaller direction from none
 RECENT: Final = 256  # tokens whose keys say which sign a direction has
 
 
@@ -50,14 +51,15 @@ def spectrum(
         singular_value (at, index); effective_rank (at), the exponential of the entropy of σ / Σσ (Roy and Vetterli
         2007); stable_rank (at), Σσ² / max σ²; both NaN where Δθ is 0.
     """
-    name = reader or str(trace.attrs.get(schema.FACTORED, ""))
-    if not name:
-        raise ValueError("the trace holds no factors; name a reader, or record with Recorder(factors=True).")
-    require_reader(trace, name)
+    name = _factored(trace, reader)
     require_parameter(trace, parameter)
-    if count < 1:
-        raise ValueError(f"count is {count}; expected at least 1.")
-    values = [_singular_values(trace, name, parameter, int(token)) for token in tokens]
+    _require_some("count", count)
+    at = np.asarray(tokens)
+    if at.ndim != 1 or not len(at) or at.dtype.kind not in "iu" or at.min() < 0 or at.max() > trace.sizes[schema.TOKEN]:
+        raise ValueError(
+            f"tokens is {tokens!r}; expected a list of indices, each 0 to {trace.sizes[schema.TOKEN]}, of this trace."
+        )
+    values = [_singular_values(trace, name, parameter, int(token)) for token in at]
     leading = np.stack([np.pad(v, (0, max(0, count - len(v))))[:count] for v in values])
     return xr.Dataset(
         {
@@ -65,7 +67,7 @@ def spectrum(
             EFFECTIVE_RANK: (AT, [effective_rank(v) for v in values], {schema.UNITS: schema.ONE}),
             STABLE_RANK: (AT, [_stable_rank(v) for v in values], {schema.UNITS: schema.ONE}),
         },
-        {AT: np.asarray(tokens, dtype=np.int64)},
+        {AT: at.astype(np.int64)},
         {"reader": name, "parameter": parameter},
     )
 
@@ -79,6 +81,7 @@ def directions(trace: xr.Dataset, reader: str, parameter: str, token: int, *, co
         singular_value (index), left (index, row), right (index, col), unit vectors. Of the two signs, the one with
         which the keys that were recorded point along `right` on the whole; without keys, its own sum is positive.
     """
+    _require_some("count", count)
     delta = fast_weight(trace, reader, parameter, token)
     _require_matrix(delta.values, parameter)
     left, values, right = np.linalg.svd(delta.values.astype(np.float64), full_matrices=False)
@@ -121,12 +124,21 @@ def principal_angles(delta: xr.DataArray, slow: Any, *, rank: int = 8) -> xr.Dat
         θ₀, from `reader.slow_weights()`.
     rank : int
         Directions taken of each.
+
+    Raises
+    ------
+    ValueError
+        Shapes that differ, or fewer directions than `rank` in one of the two: Δθ is 0 before anything was learned.
     """
+    _require_some("rank", rank)
     new, old = np.asarray(delta.values, dtype=np.float64), np.asarray(slow, dtype=np.float64)
     _require_matrix(new, str(delta.name))
     if new.shape != old.shape:
         raise ValueError(f"the slow weights have shape {old.shape}; expected {new.shape}, as Δθ.")
-    (a, _, b), (c, _, d) = (np.linalg.svd(x, full_matrices=False) for x in (new, old))
+    (a, new_values, b), (c, old_values, d) = (np.linalg.svd(x, full_matrices=False) for x in (new, old))
+    for whose, values in (("Δθ", new_values), ("the slow matrix", old_values)):
+        if (found := _count(values)) < rank:
+            raise ValueError(f"{whose} has {found} directions, and rank is {rank}; expected no more than it has.")
     cosines = np.stack(
         [
             np.linalg.svd(a[:, :rank].T @ c[:, :rank], compute_uv=False),
@@ -169,15 +181,26 @@ def promotes(
     Dataset
         logit (side, rank), token_id (side, rank), token_text (side, rank); side "promoted" or "suppressed".
     """
-    name = reader or str(trace.attrs.get(schema.FACTORED, ""))
+    name = _factored(trace, reader)
     block = getattr(model, "block", None)
     if block is None or parameter not in ("W2", "b2", "b"):
         raise ValueError(f"parameter is {parameter!r}; expected 'W2', 'b2' or 'b' of a model with a fast-weight block.")
+    _require_some("top", top)
+    if (theirs := trace.attrs.get(schema.MODEL_HASH)) not in (None, own := model.weight_hash()):
+        raise ValueError(
+            f"the trace was read by a model with the hash {theirs}, this one's is {own}; expected the same."
+        )
     if parameter == "W2":
-        along = directions(trace, name, parameter, token, count=direction + 1)["left"].values[direction]
+        found = directions(trace, name, parameter, token, count=trace.sizes[schema.row_dim(parameter)])
+        count, along = _count(found[SINGULAR_VALUE].values), found["left"].values
     else:
-        along = fast_weight(trace, name, parameter, token).values.astype(np.float64)
-        along = along / max(float(np.linalg.norm(along)), 1e-300)
+        along = fast_weight(trace, name, parameter, token).values.astype(np.float64)[None]
+        count = int(along.any())
+        along = along / (np.linalg.norm(along) or 1.0)
+    if not 0 <= direction < count:
+        there = f"{count} directions at token {token}" if count else f"none yet at token {token}"
+        raise ValueError(f"direction is {direction}; expected one that Δθ of {parameter} has, from 0: {there}.")
+    along = along[direction]
     if parameter != "b":
         along = along - along.mean() if block.kind == "layer" else along
         along = along * _numpy(block.g)
@@ -213,6 +236,25 @@ def _singular_values(trace: xr.Dataset, reader: str, parameter: str, token: int)
     _require_matrix(delta, parameter)
     gram = delta @ delta.T if delta.shape[0] <= delta.shape[1] else delta.T @ delta
     return np.sqrt(np.linalg.eigvalsh(gram).clip(min=0))[::-1]
+
+
+def _factored(trace: xr.Dataset, reader: str | None) -> str:
+    """The reader asked for, or the one whose factors the trace holds."""
+    name = reader or str(trace.attrs.get(schema.FACTORED, ""))
+    if not name:
+        raise ValueError("the trace holds no factors; name a reader, or record with Recorder(factors=True).")
+    require_reader(trace, name)
+    return name
+
+
+def _require_some(name: str, count: int) -> None:
+    if count < 1:
+        raise ValueError(f"{name} is {count}; expected at least 1.")
+
+
+def _count(values: np.ndarray) -> int:
+    """How many of a matrix' singular values are more than what rounding leaves of none."""
+    return int((values > NOTHING * values.max(initial=0.0)).sum())
 
 
 def _stable_rank(values: np.ndarray) -> float:

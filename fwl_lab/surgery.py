@@ -48,6 +48,7 @@ class Surgery:
     rank: int | None = None
     remove_directions: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
     name: str | None = None
+    masked: int | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name, given in (("scale", self.scale), ("remove_directions", self.remove_directions)):
@@ -64,10 +65,12 @@ class Surgery:
                 raise ValueError(
                     f"direction {which[0]} of {parameter} is to be removed; expected 0, the leading, or up."
                 )
-        fields = {"drop": _tokens(self.drop), "scale": scale, "token_scale": tokens, "remove_directions": removed}
+        dropped, masked = _tokens(self.drop)
+        fields = {"drop": dropped, "scale": scale, "token_scale": tokens, "remove_directions": removed,
+                  "masked": masked}  # fmt: skip
         for field, value in fields.items():
             object.__setattr__(self, field, value)
-        if not 0 <= self.decay < 1:
+        if not isinstance(self.decay, int | float) or not 0 <= self.decay < 1:
             raise ValueError(f"decay is {self.decay!r}; expected a number in [0, 1), the part that is forgotten.")
         if self.rank is not None and (isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1):
             raise ValueError(
@@ -123,13 +126,14 @@ class Surgery:
         return ", ".join(parts) or "nothing changed"
 
 
-def _tokens(given: Iterable[Any]) -> tuple[int, ...]:
-    """Rising indices from indices or a mask."""
-    found = np.asarray(given if hasattr(given, "__array__") else list(given))
+def _tokens(given: Iterable[Any]) -> tuple[tuple[int, ...], int | None]:
+    """Rising indices from indices or a mask, and for how many tokens the mask is."""
+    found = np.asarray(given if hasattr(given, "__array__") or not isinstance(given, Iterable) else list(given))
     if found.ndim == 1 and (not found.size or found.dtype.kind in "biu"):
-        found = np.flatnonzero(found) if found.dtype.kind == "b" else np.unique(found)
+        masked = found.size if found.dtype.kind == "b" else None
+        found = np.unique(found) if masked is None else np.flatnonzero(found)
         if not found.size or found[0] >= 0:
-            return tuple(map(int, found))
+            return tuple(map(int, found)), masked
     raise ValueError(f"drop is {given!r}; expected indices of tokens, from 0, or a mask with a bool for each token.")
 
 

@@ -1,6 +1,7 @@
 """The spectrum of Δθ without Δθ, its directions, and what they say; compared with dense linear algebra."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,7 +108,43 @@ def test_what_a_direction_promotes_is_what_the_logits_do(model: LanguageModel, t
         promotes(trace, model, "W1", token)
 
 
+def test_between_its_updates_a_block_has_no_snapshot(model: LanguageModel) -> None:
+    recorder = Recorder(factors=False, snapshots_every=INNER_BATCH, parameters=["W2"], top=0)
+    trace = score(model, DOCUMENTS[:1], {"fwl": FastWeightReader(model)}, recorder, progress=False)
+    reader = FastWeightReader(model)
+    reader.read(model.encode(DOCUMENTS[0].text)[None, : 2 * INNER_BATCH])
+    expected = reader.fast_weights()["W2"][0].numpy()
+    found = fast_weight(trace, "fwl", "W2", 2 * INNER_BATCH).values
+    np.testing.assert_allclose(found, expected, atol=1e-6 * abs(expected).max())
+    assert not fast_weight(trace, "fwl", "W2", 0).values.any()
+    for token in (1, INNER_BATCH - 1, 2 * INNER_BATCH + 1):
+        with pytest.raises(ValueError, match=f"at token {token} was not kept; the nearest is at"):
+            fast_weight(trace, "fwl", "W2", token)
+
+
+def test_what_has_no_direction_promotes_nothing(model: LanguageModel, trace: xr.Dataset) -> None:
+    for parameter in ("W2", "b2"):
+        with pytest.raises(ValueError, match=r"expected one that Δθ of .* has, from 0: none yet at token 0"):
+            promotes(trace, model, parameter, 0)
+    for direction in (3, 10**4, -1):
+        with pytest.raises(ValueError, match=f"direction is {direction}; .* 3 directions at token 3"):
+            promotes(trace, model, "W2", 3, direction=direction)
+    other = fill_block(attach_fast_weights(make_text_model("mistral"), 6, model.block.rule), seed=5)
+    with pytest.raises(ValueError, match=r"with the hash \w+, this one's is"):
+        promotes(trace, other, "W2", 3)
+    slow = FastWeightReader(model).slow_weights()["W2"].numpy()
+    for token, rank, said in ((0, 8, "Δθ has 0 directions, and rank is 8"), (3, 8, "Δθ has 3"), (30, 0, "rank is 0")):
+        with pytest.raises(ValueError, match=said):
+            principal_angles(fast_weight(trace, "fwl", "W2", token), slow, rank=rank)
+    with pytest.raises(ValueError, match="count is 0"):
+        directions(trace, "fwl", "W2", 3, count=0)
+
+
 def test_what_is_not_there_is_said(trace: xr.Dataset) -> None:
+    wrong: list[Any] = [[10**6], [-1], [], 5, [5.9]]
+    for tokens in wrong:
+        with pytest.raises(ValueError, match=r"expected a list of indices, each 0 to \d+, of this trace"):
+            spectrum(trace, "W2", tokens)
     synthetic = make_trace(0, tokens=100, recorded=False)
     cases = [
         (lambda: fast_weight(trace, "base", "W2", 3), "no reader 'base' in this trace; it holds fwl"),

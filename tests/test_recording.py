@@ -225,6 +225,8 @@ def test_bad_recorders_are_refused() -> None:
     for arguments, message in cases:
         with pytest.raises(ValueError, match=message):
             Recorder(**arguments)
+    with pytest.raises(ValueError, match="top is 5000; expected at most"):
+        score(model, DOCUMENTS, {"fwl": FastWeightReader(model)}, Recorder(top=5000), progress=False)
     with pytest.raises(ValueError, match="asks for W9; what adapts in these readers: W1, b1, W2, b2, g"):
         score(model, DOCUMENTS, {"fwl": FastWeightReader(model)}, Recorder(parameters=["W9"]), progress=False)
 

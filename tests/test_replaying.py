@@ -183,6 +183,10 @@ def test_what_does_not_fit_the_trace_is_refused(
         replay(model, trace, Surgery(), reader="base")
     with pytest.raises(ValueError, match=f"names token {size}; expected 0 to {size - 1}"):
         replay(model, trace, Surgery(drop=[size]))
+    with pytest.raises(ValueError, match=f"a mask of 10 tokens; expected {size}"):
+        replay(model, trace, Surgery(drop=np.ones(10, dtype=bool)))
+    with pytest.raises(ValueError, match="surgery is a NoneType"):
+        replay(model, trace, None)
     with pytest.raises(ValueError, match="expected its last token"):
         replay(model, trace, Surgery(drop=[starts(trace)[1]]), reader="sgd", readers=readers)
     with pytest.raises(ValueError, match=r"expected a Recorder\(factors=False"):

@@ -271,6 +271,8 @@ def test_a_dropped_segment_is_not_seen_by_an_optimizer_with_moments(model: Langu
         ({"scale": {"W1": float("inf")}}, "the factor of W1 is inf"),
         ({"scale": ["W1"]}, "scale is .* expected a mapping"),
         ({"decay": 1.0}, r"decay is 1.0; expected a number in \[0, 1\)"),
+        ({"decay": "a"}, r"decay is 'a'; expected a number in \[0, 1\)"),
+        ({"drop": 5}, "drop is 5; expected indices of tokens, from 0, or a mask"),
         ({"rank": 0}, "rank is 0; expected a whole number from 1"),
         ({"rank": 2.0}, "rank is 2.0"),
         ({"remove_directions": {"W1": [-1]}}, "direction -1 of W1"),
@@ -291,6 +293,7 @@ def test_what_a_reader_cannot_do_is_refused(model: LanguageModel) -> None:
         (fwl, Surgery(remove_directions={"b1": [0]}), "'b1'; expected a fast matrix of this reader: W1, W2"),
         (fwl, Surgery(remove_directions={"W1": [16]}), r"direction 16 of W1 .* \(24, 16\) has 16; expected 0 to 15"),
         (endless, Surgery(decay=0.1), "the block's inner batch is None"),
+        ("fwl", Surgery(), "given are a str and a Surgery; expected a Reader"),
         (dynamic, Surgery(drop=[SEGMENT]), f"position {SEGMENT} .* expected its last token, {2 * SEGMENT - 1},"),
         (dynamic, Surgery(token_scale={3: 2.0, SEGMENT - 1: 2.0}), "all of its tokens with one factor"),
     ]

@@ -116,6 +116,8 @@ def test_tables_write_the_numbers_down(evaluation):
     assert accuracy.loc["base", "gain over base"] == "–"
     assert cost.loc["FWL", "word perplexity"] == f"{row['word_perplexity']:,.0f}"
     assert cost.loc["FWL", "time / dyn. eval."] == f"{row['time_over_dynamic_evaluation']:.2f} ×"
+    assert cost.loc["FWL", "MFLOP / token"] == f"{row['flops_per_token'] / 1e6:,.0f}"
+    assert cost.loc["FWL", "peak MB"] == f"{row['peak_bytes'] / 1e6:,.0f}"
     buckets = tables.bucket_table(evaluation)
     assert buckets.loc["100–199", "documents"] == str(evaluation["buckets"][1]["documents"])
     assert buckets.loc["100–199", "FWL"] == tables.interval_text(evaluation["buckets"][1]["gain"]["fwl"])

@@ -29,6 +29,7 @@ _LEVELS: Final = (
     analysis.TOKEN_PERPLEXITY,
     analysis.WORD_PERPLEXITY,
 )
+_COSTS: Final = (schema.FLOPS_PER_TOKEN, schema.PEAK_BYTES)
 _SOURCES: Final = (
     schema.MODEL_NAME,
     schema.MODEL_HASH,
@@ -82,7 +83,8 @@ def evaluate(trace: xr.Dataset, *, table_tokens: int = 8192, bucket: int = 512) 
     dict
         ``readers``: per reader the averages of `analysis.summary`, ``gain`` over base (per average ``mean``, ``low``
         and ``high``, nat/token) and, where times were recorded, ``tokens_per_second``, ``time_over_base`` and
-        ``time_over_dynamic_evaluation``. ``fwl_over_dynamic_evaluation``: the gain of one over the other.
+        ``time_over_dynamic_evaluation``, ``flops_per_token`` and ``peak_bytes``. ``fwl_over_dynamic_evaluation``: the
+        gain of one over the other.
         ``buckets``: per bucket of positions ``start``, ``stop``, ``tokens``, ``documents`` and the ``gain`` of each
         reader. ``tokens``, ``documents``: in the averages. ``configurations`` of the readers, ``document_names`` and
         ``provenance``: what made the trace.
@@ -101,7 +103,8 @@ def evaluate(trace: xr.Dataset, *, table_tokens: int = 8192, bucket: int = 512) 
     readers: dict[str, dict[str, Any]] = {}
     for name in names:
         row = {level: number(levels[level].sel({READER: name})) for level in _LEVELS}
-        readers[name] = row | ({} if name == BASE else {"gain": _gains(gains, name)}) | _times(trace, name)
+        costs = {cost: number(levels[cost].sel({READER: name})) for cost in _COSTS if cost in levels}
+        readers[name] = row | ({} if name == BASE else {"gain": _gains(gains, name)}) | _times(trace, name) | costs
     both = {DYNAMIC_EVALUATION, FWL} <= set(names)
     return {
         "tokens": int(head.sizes[TOKEN]),
@@ -144,8 +147,10 @@ def cost_table(evaluation: Mapping[str, Any]) -> pd.DataFrame:
         f"time_over_{BASE}": ("time / base", "{:.2f} ×"),
         f"time_over_{DYNAMIC_EVALUATION}": ("time / dyn. eval.", "{:.2f} ×"),
     }
+    costs = {schema.FLOPS_PER_TOKEN: "MFLOP / token", schema.PEAK_BYTES: "peak MB"}
     rows = {
         theme.label(name): {title: _text(row.get(column), form) for column, (title, form) in columns.items()}
+        | {title: _text(_millions(row.get(cost)), "{:,.0f}") for cost, title in costs.items()}
         for name, row in evaluation["readers"].items()
     }
     return pd.DataFrame.from_dict(rows, orient="index")
@@ -254,6 +259,10 @@ def number(value: Any) -> float | None:
     """A float that JSON can hold."""
     number = float(value)
     return number if math.isfinite(number) else None
+
+
+def _millions(value: float | None) -> float | None:
+    return None if value is None else value / 1e6
 
 
 def _plain(value: Any) -> Any:

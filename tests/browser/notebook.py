@@ -2,6 +2,7 @@
 
 import ast
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,18 @@ class LabNotebook:
         if answer["status"] != "ok":
             raise ValueError(f"{expression} failed in the kernel: {answer['ename']}: {answer['evalue']}")
         return json.loads(ast.literal_eval(answer["data"]["text/plain"]))
+
+    def expect(self, expression: str, seconds: float = 60) -> None:
+        """Wait until a Python expression is true in the kernel: changes of widgets come there some time after a key.
+
+        Raises
+        ------
+        AssertionError
+            It was not within so many seconds.
+        """
+        end = time.monotonic() + seconds
+        while not self.ask(f"bool({expression})"):
+            assert time.monotonic() < end, f"not true within {seconds:g} s: {expression}"
 
     def outputs(self, index: int) -> Locator:
         """Return where the outputs of the cell at `index` are, counted from 0 and with Markdown."""
