@@ -4,6 +4,7 @@ Token texts come from anywhere, so they are text here and never markup: what HTM
 act on its surroundings (control characters, bidirectional overrides) is shown as a symbol, and each token is isolated.
 """
 
+import base64
 import hashlib
 import html
 import unicodedata
@@ -151,6 +152,23 @@ def document_html(
     )
 
 
+def picture(drawing: str, box: str, label: str) -> str:
+    """SVG elements as an image on a light ground: a notebook that is not trusted shows no SVG in its text.
+
+    Parameters
+    ----------
+    drawing : XML; texts in it through `quoted`
+    box : the SVG's viewBox
+    label : what a person hears instead
+    """
+    svg = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}" font-family="sans-serif" font-size="12" '
+        f'style="background:{GROUND[0]}">{drawing}</svg>'
+    )
+    data = base64.b64encode(svg.encode()).decode()
+    return f'<img alt="{html.escape(label)}" src="data:image/svg+xml;base64,{data}" width="100%">'
+
+
 def visible(text: str) -> str:
     """Token text as inert HTML in which line breaks, tabs and invisible controls can be seen."""
     return "".join(_character(c) for c in text)
@@ -176,7 +194,7 @@ def _symbol(c: str) -> str:
     return "␡" if c == "\x7f" else f"⟨{ord(c):04X}⟩"
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """Token text on one line for the bar, as an attribute value."""
     plain = "".join({"\n": "↵", "\t": "⇥"}.get(c) or (_symbol(c) if _acts(c) else c) for c in text)
     # Isolated here as well, by a pair of characters, since an attribute has no markup.
@@ -207,8 +225,10 @@ def _tokens(texts: list[str], nll: np.ndarray, gain: np.ndarray, limit: float) -
     parts = []
     for position, (text, row, value, step) in enumerate(zip(texts, nll, gain, level(gain, limit), strict=True)):
         numbers = "".join(f' data-r{i}="{x:.2f}"' for i, x in enumerate(row))
-        data = f'data-p="{position:,}" data-t="{_quoted(text)}" data-g="{value:+.2f}"{numbers}'
-        parts.append(f'<span class="{_class(step)}" {data}>{visible(text)}</span>')
+        data = f'data-p="{position:,}" data-t="{quoted(text)}" data-g="{value:+.2f}"{numbers}'
+        # A notebook that is not trusted shows no stylesheet; where there is one, it says the colour.
+        ground = f' style="background-color:{colour(step, 0)};color:{INK[0]}"' if step else ""
+        parts.append(f'<span class="{_class(step)}"{ground} {data}>{visible(text)}</span>')
     return "".join(parts)
 
 
@@ -216,7 +236,8 @@ def _css(identity: str, readers: list[str]) -> str:
     pairs = {"ground": GROUND, "ink": INK, "muted": MUTED}
     style = _STYLE % {"font": theme.FONT, **{name: ", ".join(pair) for name, pair in pairs.items()}}
     grounds = "".join(
-        f".fwl-doc .{_class(step)} {{ background: light-dark({colour(step, 0)}, {colour(step, 1)}); }}\n"
+        f".fwl-doc .{_class(step)} {{ background: light-dark({colour(step, 0)}, {colour(step, 1)}) !important; "
+        "color: var(--fwl-ink) !important; }\n"
         for step in range(-LEVELS, LEVELS + 1)
         if step
     )

@@ -13,7 +13,7 @@ from fwl_lab.certificate import HEADINGS, Certificate
 from widgets import compared_runs, theme
 from widgets.badges import badge_text
 from widgets.comparison_tables import breakdown_record
-from widgets.document_view import GROUND, INK, MUTED, visible
+from widgets.document_view import GROUND, INK, MUTED, picture, quoted, visible
 from widgets.packing import pack
 from widgets.selection import Selection
 from widgets.view import Answer, View, source, style
@@ -30,7 +30,6 @@ _STYLE: Final = """
   background: light-dark(%(ground)s); padding: 8px 12px; font-variant-numeric: tabular-nums; }
 body[data-jp-theme-light="true"] .fwl-compared { color-scheme: light; }
 body[data-jp-theme-light="false"] .fwl-compared { color-scheme: dark; }
-.fwl-compared text { font-size: 12px; fill: light-dark(%(muted)s); }
 .fwl-compared table { color: inherit; font: inherit; border-collapse: collapse; margin: 0; }
 .fwl-compared :is(th, td) { padding: 2px 14px 2px 0; text-align: left; font-weight: 400; background: none; }
 .fwl-compared thead th { color: light-dark(%(muted)s); }
@@ -197,15 +196,17 @@ def still_picture(head: Mapping[str, Any], scores: xr.Dataset, baseline: str) ->
     pairs = {"ground": GROUND, "ink": INK, "muted": MUTED}
     look = _STYLE % {"font": theme.FONT, **{name: ", ".join(pair) for name, pair in pairs.items()}}
     over = f"over {visible(head['readers'][baseline]['label'])}"
-    title = f"cumulative gain {over}, up to {high:+,.0f} nat"
+    drawing = (
+        f'<g fill="{MUTED[0]}"><text y="-6">cumulative gain over {quoted(head["readers"][baseline]["label"])}, up to '
+        f'{high:+,.0f} nat</text><text x="{width}" y="{height + 18}" text-anchor="end">{at[-1]:,} tokens</text></g>'
+    )
+    image = picture(drawing + lines, f"-4 -18 {width + 8} {height + 40}", "cumulative gains")
     heads = "".join(
         f'<th scope="col">{text}</th>' for text in ("reader", "NLL [nat/token]", f"gain {over}", "certificate")
     )
     return (
-        f'<div class="fwl-compared"><style>{look}</style>'
-        f'<svg viewBox="-4 -18 {width + 8} {height + 40}" role="img" aria-label="cumulative gains" width="100%">'
-        f'<text y="-6">{title}</text><text x="{width}" y="{height + 18}" text-anchor="end">{at[-1]:,} tokens</text>'
-        f"{lines}</svg><table><thead><tr>{heads}</tr></thead><tbody>{''.join(texts)}</tbody></table></div>"
+        f'<div class="fwl-compared"><style>{look}</style>{image}<table><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{''.join(texts)}</tbody></table></div>"
     )
 
 

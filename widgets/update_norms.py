@@ -8,7 +8,7 @@ import xarray as xr
 
 from fwl_lab import trace as schema
 from widgets import theme
-from widgets.document_view import visible
+from widgets.document_view import MUTED, picture, visible
 
 #: Bytes of norms in a first message; beyond it updates are left out evenly, of all readers alike.
 BYTES: Final = 800_000
@@ -116,16 +116,19 @@ def still_picture(trace: xr.Dataset, reader: str, parameter: str) -> str:
         width = 3 if entry["name"] == parameter else 1
         lines.append(f'<polyline points="{points}" fill="none" stroke="{entry["colour"]}" stroke-width="{width}"/>')
     unit = "‖Δθ‖ / ‖θ₀‖" if relative else "‖Δθ‖"
-    ink = f'fill="{theme.INK}" font-family="sans-serif" font-size="12"'
+    ink = f'fill="{MUTED[0]}"'
+    drawing = (
+        f'<path d="M50 20V{_HIGH - 30}H{_WIDE - 10}" fill="none" stroke="{MUTED[0]}"/>{"".join(lines)}'
+        f'<text x="44" y="26" text-anchor="end" {ink}>{most:.2g}</text>'
+        f'<text x="44" y="{_HIGH - 26}" text-anchor="end" {ink}>0</text>'
+        f'<text x="{_WIDE - 10}" y="{_HIGH - 10}" text-anchor="end" {ink}>'
+        f"token (of {trace.sizes[schema.TOKEN]:,})</text>"
+    )
     return (
         f'<figure style="margin:8px 0"><figcaption>How far {label} moved its weights while reading: {unit} of '
         f"{len(parameters)} parameters, {visible(short(parameter))} strong.</figcaption>"
-        f'<svg viewBox="0 0 {_WIDE} {_HIGH}" role="img" style="max-width:{_WIDE}px;width:100%">'
-        f'<path d="M50 20V{_HIGH - 30}H{_WIDE - 10}" fill="none" stroke="{theme.INK}"/>{"".join(lines)}'
-        f'<text x="44" y="26" text-anchor="end" {ink}>{most:.2g}</text>'
-        f'<text x="44" y="{_HIGH - 26}" text-anchor="end" {ink}>0</text>'
-        f'<text x="{_WIDE - 10}" y="{_HIGH - 10}" text-anchor="end" {ink}>token (of {trace.sizes[schema.TOKEN]:,})'
-        "</text></svg></figure>"
+        f'<div style="max-width:{_WIDE}px">{picture(drawing, f"0 0 {_WIDE} {_HIGH}", f"{unit} over the tokens")}</div>'
+        "</figure>"
     )
 
 

@@ -57,8 +57,10 @@ class Walk {
 
   /** On in the order of size, wherever one went in between. */
   byGain(by) {
-    const found = this.extremes();
-    found.at = clamp(found.at + by, 0, Math.max(found.order.length - 1, 0));
+    const found = this.extremes(), last = Math.max(found.order.length - 1, 0);
+    found.at = clamp(found.at + by, 0, last);
+    // Where one starts at the biggest, the first step leads on.
+    if (found.order[found.at] === this.here) found.at = clamp(found.at + by, 0, last);
     return found.order[found.at];
   }
 

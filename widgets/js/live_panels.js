@@ -59,7 +59,7 @@ function gainChart(context, width, height, reading, styles, baseline, at) {
 
 /** A slider over given values, with its value in words beside it. */
 function slider(label, values, value, words, run) {
-  const output = h("output", {}, words(value));
+  const output = h("output", { "aria-live": "off" }, words(value));
   const input = h("input", {
     type: "range", tabindex: "-1", min: "0", max: String(values.length - 1), step: "1", "aria-label": label,
     value: String(Math.max(values.indexOf(value), 0)), "aria-valuetext": words(value),
