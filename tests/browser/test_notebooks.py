@@ -26,6 +26,8 @@ def look(serious_violations):
             for view in views:
                 place = notebook.page.locator(f".fwl-{view}")
                 place.scroll_into_view_if_needed()
+                if view == "document_lens":
+                    expect(place.locator(".selected").first).to_be_in_viewport()
                 assert serious_violations(notebook.page, f".fwl-{view}") == []
                 notebook.screenshot(f"{name}-{view}-{theme.lower()}", place)
 

@@ -252,6 +252,7 @@ async function render({ model, el, signal }) {
   }
 
   // -- what is done to it ---------------------------------------------------------------------------------------------
+  scroll.addEventListener("scroll", () => { if (scroll.clientWidth) pane.kept = scroll.scrollTop; }, { passive: true });
   scroll.addEventListener("scroll", settled(() => pane.paint()), { passive: true });
   pane.long.addEventListener("click", (event) => {
     const { token: t } = event.target.closest("span") ?? {};

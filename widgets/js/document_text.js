@@ -6,7 +6,7 @@ const TALLEST = 12e6; // px; browsers give up on taller elements, so beyond it a
 /** Lines of text in `scroll`, as `lens` says they look: {pages, head, place, measure, paints, sources, searching}. */
 class TextPane {
   constructor(lens, scroll, painted) {
-    Object.assign(this, { lens, scroll, painted, lines: null, rows: new Map(), spare: [], version: 0, marked: 0 });
+    Object.assign(this, { lens, scroll, painted, lines: null, rows: new Map(), spare: [], version: 0, marked: 0, kept: 0 });
     this.height = lens.head.lines * ROW;
     this.long = scroll.appendChild(h("div", { class: "fwl-long" }));
     this.ruler = scroll.appendChild(h("div", { class: "fwl-row", style: "visibility: hidden", "aria-hidden": "true" }, "0".repeat(100)));
@@ -14,8 +14,14 @@ class TextPane {
 
   get total() { return (this.lines.count + 1) * ROW; }
   get stretch() { return Math.max(1, (this.total - this.height) / Math.max(Math.min(this.total, TALLEST) - this.height, 1)); }
-  get top() { return this.scroll.scrollTop * this.stretch; }
-  set top(y) { this.scroll.scrollTop = y / this.stretch; }
+  /** Where the scroll is [px]; hidden, as while JupyterLab changes its theme, a scroll says 0. */
+  get scrolled() { return this.scroll.clientWidth ? this.scroll.scrollTop : this.kept; }
+  get top() { return this.scrolled * this.stretch; }
+  set top(y) {
+    this.scroll.scrollTop = y / this.stretch;
+    this.kept = this.scroll.scrollTop;
+    this.paint(); // the page says that it scrolled later, or never where it is being put together
+  }
 
   /** First and last token that are seen. */
   get seen() {
@@ -27,8 +33,13 @@ class TextPane {
   layOut() {
     const { pages, head } = this.lens, { scroll } = this;
     if (!scroll.clientWidth) return; // out of sight
+    // JupyterLab takes what is out of sight off the page; put back, it begins at the top again, or never said it scrolled.
+    if (scroll.scrollTop !== this.kept) scroll.scrollTop = this.kept;
     const columns = Math.max(16, Math.floor((scroll.clientWidth - 28) / (this.ruler.getBoundingClientRect().width / 100 || 8)));
-    if (this.lines?.columns === columns && this.lines.placed === pages.loaded) return;
+    if (this.lines?.columns === columns && this.lines.placed === pages.loaded) {
+      this.paint();
+      return;
+    }
     const kept = this.lines && this.lines.columns !== columns ? this.lines.tokenAt(this.lines.away(Math.floor(this.top / ROW), 1), 0) : null;
     if (this.lines?.columns !== columns) this.lines = new Lines(pages.parsed, pages.codes, head.starts, columns);
     this.lines.extend(pages.loaded);
@@ -53,7 +64,7 @@ class TextPane {
     if (lines === null) return;
     const first = Math.max(0, Math.floor(top / ROW) - 2), last = Math.min(lines.count, first + this.lens.head.lines + 5);
     for (const [line, row] of rows) if (line < first || line >= last) { rows.delete(line); spare.push(row); }
-    const shift = this.scroll.scrollTop - top;
+    const shift = this.scrolled - top;
     for (let line = first; line < last; line += 1) {
       let row = rows.get(line);
       if (row === undefined) {
