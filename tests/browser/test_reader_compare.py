@@ -130,7 +130,7 @@ def test_a_brushed_stretch_is_everyones(open_notebook, page):
     page.keyboard.press("Shift+ArrowRight")
     first, last = notebook.ask("compare.selection.span")
     page.keyboard.press("Shift+ArrowLeft")
-    notebook.expect(f"compare.selection.span == {(first, first + (last - first) // 2)}")
+    notebook.expect(f"list(compare.selection.span) == {[first, first + (last - first) // 2]}")
     # A stretch that another view sets is told here as well, to the token.
     notebook.ask("setattr(compare.selection, 'span', [101, 203])")
     mean = notebook.ask("float((trace.nll[0] - trace.nll[3])[101:203].mean())")
