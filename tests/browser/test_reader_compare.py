@@ -127,10 +127,11 @@ def test_a_brushed_stretch_is_everyones(open_notebook, page):
     view.get_by_text("Drag over the chart").wait_for()
     assert notebook.ask("compare.selection.span") is None
     page.keyboard.press("Shift+ArrowRight")
-    page.keyboard.press("Shift+ArrowRight")
+    notebook.expect("compare.selection.span is not None")
     first, last = notebook.ask("compare.selection.span")
-    page.keyboard.press("Shift+ArrowLeft")
-    notebook.expect(f"list(compare.selection.span) == {[first, first + (last - first) // 2]}")
+    for key, stop in (("Shift+ArrowRight", 2 * last - first), ("Shift+ArrowLeft", last)):
+        page.keyboard.press(key)
+        notebook.expect(f"list(compare.selection.span) == {[first, stop]}")
     # A stretch that another view sets is told here as well, to the token.
     notebook.ask("setattr(compare.selection, 'span', [101, 203])")
     mean = notebook.ask("float((trace.nll[0] - trace.nll[3])[101:203].mean())")
