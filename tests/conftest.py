@@ -1,5 +1,6 @@
 """What all tests share: no network, one thread, one seed."""
 
+import gc
 import os
 
 # Before anything imports these libraries, which read their switches once; a test's own processes inherit them.
@@ -15,6 +16,12 @@ from hypothesis import settings
 # No deadline: a slow machine is not a defect. The same examples each time: a failure in CI is one at home.
 settings.register_profile("project", deadline=None, derandomize=True)
 settings.load_profile("project")
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of later collections of garbage: each reading that is measured makes one."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """UpdateScope in a real browser: keys, hover, zoom, play, scrub, pin, both themes, a saved page, and its budgets."""
 
 import statistics
+import time
 
 import pytest
 
@@ -39,6 +40,12 @@ selection.parameter = "W1"
 view = UpdateScope(trace, selection=selection)
 view
 """
+SCRUB = """(async () => {
+      const chart = document.querySelector(".fwl-update_scope .fwl-chart canvas").getBoundingClientRect();
+      document.querySelector(".fwl-update_scope input[type=range]").value = String(100 + STEP * run);
+      document.querySelector(".fwl-update_scope input[type=range]").dispatchEvent(new Event("input"));
+      return chart;
+    })()"""
 DRAWN = "token => document.querySelector('.fwl-update_scope .fwl-figures')?.dataset.token === String(token)"
 
 
@@ -181,16 +188,26 @@ def test_pictures_are_there_in_time(open_notebook, page, budget):
     measure(page, press_and_wait)
     tiles = measure(page, press_and_wait, repeat=9)
     budget("UpdateScope: tile of 1024 × 256, from question to drawn", statistics.median(tiles), 150, "ms")
-    scrub = """(async () => {
-      const chart = document.querySelector(".fwl-update_scope .fwl-chart canvas").getBoundingClientRect();
-      document.querySelector(".fwl-update_scope input[type=range]").value = String(100 + 60 * run);
-      document.querySelector(".fwl-update_scope input[type=range]").dispatchEvent(new Event("input"));
-      return chart;
-    })()"""
-    scrubs = measure(page, scrub, repeat=15)
+    scrubs = measure(page, SCRUB.replace("STEP", "60"), repeat=15)
     budget("UpdateScope: scrub, cursor and figures", statistics.median(scrubs), 50, "ms")
     assert "token 940 " in status(page)
     assert notebook.ask("selection.token") == 940
+
+
+def test_a_hundred_thousand_tokens_are_scrubbed_at_once(open_notebook, page, watched, budget):
+    long = CELL.replace("tokens=1200, documents=2", "tokens=100_000, documents=4").removesuffix("view\n")
+    notebook = open_notebook([long, "view"], run=False)
+    notebook.run_cell(0)
+    sizes = [message.size for message in watched.messages if message.kind == "comm_open"]
+    assert 500_000 < max(sizes) <= 2e6
+    budget("UpdateScope, 100,000 tokens: first message", max(sizes) / 1e6, 2, "MB")
+    notebook.run_cell(1)
+    start = time.perf_counter()
+    page.wait_for_function(DRAWN, arg=700)
+    budget("UpdateScope, 100,000 tokens: first paint, with Δθ", time.perf_counter() - start, 1.5, "s")
+    scrubs = measure(page, SCRUB.replace("STEP", "4000"), repeat=15)
+    budget("UpdateScope, 100,000 tokens: scrub", statistics.median(scrubs), 50, "ms")
+    notebook.expect("selection.token == 56100")
 
 
 def test_a_saved_page_plays_without_a_kernel(open_file, tmp_path):
