@@ -51,7 +51,7 @@ tune: $(STAMP)  ## choose dynamic evaluation's rule for a model; both in runs/tu
 bench: $(STAMP)  ## what reading and learning cost; a table, and runs/bench.json (BENCH="--models bundled")
 	$(BIN) -m fwl_lab.benchmark runs/bench.json $(BENCH)
 
-test: $(STAMP)  ## the core tests: no network, no GPU, under two minutes (PYTEST="-k trace" narrows)
+test: $(STAMP)  ## the core tests: no network, no GPU, two to three minutes on two cores (PYTEST="-k trace" narrows)
 	OMP_NUM_THREADS=1 $(BIN) -m pytest -n auto -m "not slow and not browser and not gpu" $(PYTEST)
 
 test-slow: $(STAMP)  ## the tests that take minutes

@@ -183,8 +183,11 @@ def test_quickstart_reads_a_users_text(texts, model_folder, tmp_path):
     assert "03.txt" in (tmp_path / "document.html").read_text(encoding="utf-8")
     page = write_report(executed, tmp_path / "report.html").read_text(encoding="utf-8")
     assert page.count('<script type="application/json">') == 6
+    assert _is_light(executed) and len(_still(executed, "views")) > 1000
+    assert (tmp_path / "views.html").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_quickstart_shows_no_update_of_a_text_too_short_for_one(texts, model_folder, tmp_path):
     readers = ["base", "fwl", "static"]
     source = {"model": str(model_folder), "path": str(texts), "document": "short.txt", "corpus": "text"}
@@ -253,6 +256,7 @@ def test_training_a_block_leaves_a_model_a_trace_and_where_it_came_from(texts, m
     np.testing.assert_allclose(_nll(trace, "fwl", 0), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_gpt2_of_ones_own_is_retrofitted_on_ones_own_text(texts, tmp_path):
     """As Hugging Face leaves it in a folder: LayerNorm with biases, absolute positions, a tied head."""
     documents = [Document(path.name, path.read_text(encoding="utf-8")) for path in sorted(texts.glob("*.txt"))]
@@ -551,10 +555,3 @@ def test_the_gallery_shows_every_view_and_saves_each_as_a_page(tmp_path):
         assert part in _still(path, name)
     pages = {page.stem for page in (tmp_path / "gallery").glob("*.html")}
     assert pages >= {"document_lens", "receipts", "update_scope", "reader_compare"}
-
-
-def test_the_quickstart_stays_light_with_all_its_views(texts, model_folder, tmp_path):
-    given = {"model": str(model_folder), "corpus": "text", "path": str(texts), "max_tokens": 300}
-    path = run_notebook(FOLDER / "00_quickstart.ipynb", tmp_path / "out", given, progress=False)
-    assert _is_light(path) and len(_still(path, "views")) > 1000
-    assert (tmp_path / "out" / "views.html").stat().st_size > 10_000
