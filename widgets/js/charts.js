@@ -101,6 +101,23 @@ function ticks([low, high], count = 5) {
   return Array.from({ length: Math.max(0, Math.floor(high / step + 1e-9) - first + 1) }, (_, i) => (first + i) * step);
 }
 
+const LINE_DASHES = {
+  solid: [], dot: [2, 4], dash: [7, 5], longdash: [13, 5], dashdot: [8, 4, 2, 4], longdashdot: [14, 4, 2, 4],
+};
+
+/** A reader's line, as a small picture. */
+function swatch(style) {
+  const [node, line] = ["svg", "line"].map((tag) => document.createElementNS(SVG, tag));
+  const set = (element, attributes) => {
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  };
+  set(node, { width: 26, height: 10, viewBox: "0 0 26 10", "aria-hidden": "true", class: "fwl-swatch" });
+  const dashes = LINE_DASHES[style.dash].map((d) => d / 1.6).join(" ");
+  set(line, { x1: 0, x2: 26, y1: 5, y2: 5, stroke: style.colour, "stroke-width": 2.5, "stroke-dasharray": dashes });
+  node.append(line);
+  return node;
+}
+
 /** Axes with units on a canvas: `x` and `y` are {scale, label, format?}; y has grid lines. */
 function axes(context, x, y) {
   const colours = palette();

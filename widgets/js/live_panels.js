@@ -41,7 +41,7 @@ function gainChart(context, width, height, reading, styles, baseline, at) {
   for (const [name, sums] of lines) {
     context.strokeStyle = styles[name].colour;
     context.lineWidth = 2;
-    context.setLineDash({ dash: [6, 4], dot: [2, 3], dashdot: [6, 3, 2, 3], longdash: [10, 4] }[styles[name].dash] ?? []);
+    context.setLineDash(LINE_DASHES[styles[name].dash]);
     context.beginPath();
     sums.forEach((value, i) => context.lineTo(x(i), y(value)));
     context.stroke();

@@ -1,8 +1,5 @@
 // ReaderCompare's pictures: cumulative gains, dots with whiskers, what a gain costs. They draw; they keep no state.
 
-const LINE_DASHES = {
-  solid: [], dot: [2, 4], dash: [7, 5], longdash: [13, 5], dashdot: [8, 4, 2, 4], longdashdot: [14, 4, 2, 4],
-};
 const PREFIXES = [[1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"], [1, ""]];
 const MARKS = ["circle", "square", "diamond", "triangle"]; // one a run
 
@@ -23,19 +20,6 @@ function intervalText(estimate, digits = 3) {
 
 /** A sum of nats: whole numbers where they are large. */
 const nats = (x) => (Math.abs(x) < 100 ? brief(x) : whole(Math.round(x)).replace("-", "−"));
-
-/** A reader's line and mark, as a small picture. */
-function swatch(style) {
-  const [node, line] = ["svg", "line"].map((tag) => document.createElementNS(SVG, tag));
-  const set = (element, attributes) => {
-    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  };
-  set(node, { width: 26, height: 10, viewBox: "0 0 26 10", "aria-hidden": "true", class: "fwl-swatch" });
-  const dashes = LINE_DASHES[style.dash].map((d) => d / 1.6).join(" ");
-  set(line, { x1: 0, x2: 26, y1: 5, y2: 5, stroke: style.colour, "stroke-width": 2.5, "stroke-dasharray": dashes });
-  node.append(line);
-  return node;
-}
 
 function mark(context, style, x, y, size, filled = true) {
   context.beginPath();

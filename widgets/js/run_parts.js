@@ -12,8 +12,6 @@ function duration(seconds) {
 }
 
 const speedText = (speed) => `${whole(Math.round(speed))} tokens/s`;
-const swatch = ({ dash, colour }) => h(
-  "i", { class: `fwl-swatch${dash === "solid" ? "" : " fwl-open"}`, style: `color: ${colour}` });
 
 let fields = 0;
 /** A labelled control with a line about it. */
