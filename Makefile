@@ -54,13 +54,13 @@ bench: $(STAMP)  ## what reading and learning cost; a table, and runs/bench.json
 test: $(STAMP)  ## the core tests: no network, no GPU, two to three minutes on two cores (PYTEST="-k trace" narrows)
 	OMP_NUM_THREADS=1 $(BIN) -m pytest -n auto -m "not slow and not browser and not gpu" $(PYTEST)
 
-test-slow: $(STAMP)  ## the tests that take minutes
-	$(BIN) -m pytest -m "slow and not browser and not gpu" $(PYTEST)
+test-slow: $(STAMP)  ## the tests that take seconds to a minute each: five minutes on two cores
+	OMP_NUM_THREADS=1 $(BIN) -m pytest -n auto -m "slow and not browser and not gpu" $(PYTEST)
 
 test-browser: $(STAMP)  ## the views in JupyterLab and headless Chromium; pictures and budgets in runs/browser
 	OMP_NUM_THREADS=1 $(BIN) -m pytest tests/browser -m browser $(PYTEST)
 
-check: $(STAMP)  ## linter, formatter, types, core tests: the first half of .ci/run
+check: $(STAMP)  ## linter, formatter, types, core tests: the first part of .ci/run
 	$(BIN) -m ruff check .
 	$(BIN) -m ruff format --check .
 	$(BIN) -m mypy

@@ -205,7 +205,7 @@ def test_quickstart_shows_no_update_of_a_text_too_short_for_one(texts, model_fol
         ({"readers": ["static", "fwl"]}, "expected 'base' and one that adapts"),
         ({"readers": ["base", "static"]}, "expected 'base' and one that adapts"),
         ({"corpus": "wikitext", "path": "wiki.tokens"}, "WikiText: 04_compare_readers"),
-        ({"corpus": "text"}, "give 'stdlib', or 'text' and a path"),
+        ({"corpus": "text"}, "give 'stdlib', or 'text' and path"),
     ],
 )
 def test_quickstart_refuses_what_it_cannot_show(tmp_path, given, message):

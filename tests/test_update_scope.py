@@ -228,10 +228,13 @@ def test_without_factors_or_snapshots_it_says_what_to_record(trace):
 
 def test_a_trace_without_updates_is_shown_too():
     made = UpdateScope(make_trace(0, tokens=50, documents=1, parameters=(), recorded=False))
-    assert made.head["moved"] == {}
+    assert (made.head["moved"], made.head["recorded"]) == ({}, False)
     assert [question["kind"] for question in made.foreseen()] == ["saved"]
     assert "does not adapt" in made.fallback_html()
     made.close()
+    short = UpdateScope(make_trace(0, tokens=2, documents=1))  # ends before the first update
+    assert (short.head["moved"], short.head["recorded"]) == ({}, True)
+    short.close()
 
 
 # -- saved -------------------------------------------------------------------------------------------------------------

@@ -67,6 +67,7 @@ class UpdateScope(View):
             "starts": document_starts(trace).tolist(),
             "carry": str(trace.attrs.get(schema.CARRY)) == "true",
             "moved": moved,
+            "recorded": schema.DRIFT in trace,
             "record": {str(name): advice(trace, str(name)) for name in trace[schema.READER].values},
         }
         super().__init__(trace, selection=selection, head=head, data=data)

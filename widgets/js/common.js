@@ -37,6 +37,9 @@ function brief(x) {
   return `${digits.replace("-", "−")} × 10${raised}`;
 }
 
+/** A number of things: 1 token, 2,000 tokens. */
+const many = (count, what) => `${whole(count)} ${what}${count === 1 ? "" : "s"}`;
+
 // What would act on the page instead of being seen; joiners inside emoji may stay.
 const ACTING = /(?!\u200d)[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cn}\p{Cs}]/u;
 

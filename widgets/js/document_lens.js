@@ -122,7 +122,7 @@ async function render({ model, el, signal }) {
     if (titleName.at === at && titleName.version === pane.version) return;
     Object.assign(titleName, { at, version: pane.version }).textContent = printable(documents[at]);
     const mean = measure && measure.name !== "rank" && end <= pages.loaded ? ` · mean ${measure.name === "gain" ? "gain" : "NLL"} ${measure.show(meanOf(measure, starts[at], end))} nat` : "";
-    titleMore.textContent = ` ${documents.length > 1 ? `${whole(at + 1)} of ${whole(documents.length)} · ` : ""}${whole(end - starts[at])} tokens${mean}`;
+    titleMore.textContent = ` ${documents.length > 1 ? `${whole(at + 1)} of ${whole(documents.length)} · ` : ""}${many(end - starts[at], "token")}${mean}`;
     picker.querySelector("select").value = String(at);
   }
 
@@ -208,9 +208,9 @@ async function render({ model, el, signal }) {
     legend.replaceChildren(...(measure === null ? [rankNote(reader)] : legendOf(measure, lens.paints, head.not_finite.count > 0)));
     legend.title = measure?.title ?? "";
     mapTitle.replaceChildren(h("span", {}, measure ? `mean ${measure.name === "nll" ? "NLL" : measure.name === "rank" ? "log rank" : "gain"}` : "map"),
-      h("span", {}, measure ? `of ${whole(Math.max(1, Math.round(lens.bins.tokens)))} tokens` : ""));
+      h("span", {}, measure ? `of ${many(Math.max(1, Math.round(lens.bins.tokens)), "token")}` : ""));
     view.heading.replaceChildren(h("b", {}, documents.length > 1 ? `${whole(documents.length)} documents` : printable(documents[0])), " ",
-      h("small", {}, `${whole(tokens)} tokens · ${measure?.title ?? `rank for ${readers[reader].label}`}`));
+      h("small", {}, `${many(tokens, "token")} · ${measure?.title ?? `rank for ${readers[reader].label}`}`));
     pane.repaint();
   }
 

@@ -136,7 +136,7 @@ async function render({ model, el, signal }) {
       view.status.textContent = `${phase === "stopped" ? "stopped; " : ""}token ${whole(at + 1)} ${printable(texts[at])}: ${each.join(", ")} nat`;
     } else {
       const rows = liveRows(reading(), styles, baseline()).map(([label, nll, gain]) => `${label} ${nll}${/^[+−]/.test(gain) ? ` (${gain})` : ""}`);
-      view.status.textContent = `${whole(texts.length)} tokens: ${rows.join(", ")} nat a token${phase === "stopped" ? "; stopped" : ""}`;
+      view.status.textContent = `${many(texts.length, "token")}: ${rows.join(", ")} nat a token${phase === "stopped" ? "; stopped" : ""}`;
     }
   }
 

@@ -138,7 +138,6 @@ async function render({ model, el, signal }) {
     { key: "e", does: "equal settings", run: () => { state.equal = !state.equal; tables.drawSettings(); } },
     { key: "v", does: "view as table", run: () => flip() },
   ] });
-  const many = (count, what) => `${whole(count)} ${what}${count === 1 ? "" : "s"}`;
   const counts = [...(head.runs.length > 1 ? [many(head.runs.length, "run")] : []), many(readers.length, "reader"),
     many(head.documents.length, "document"), many(head.tokens, "token")];
   view.heading.append(h("b", {}, "Readers compared"), " ", h("small", {}, counts.join(" · ")));

@@ -143,7 +143,7 @@ function compareCharts(shared) {
       crosshair.style.left = `${x(at[i])}px`;
       const rows = lines().filter(([r]) => r !== baseline()).map(([r, values]) => [r, values[i]])
         .sort((a, b) => b[1] - a[1]);
-      tell(x(at[i]), 30, `after ${whole(at[i])} tokens · ${printable(name)} + ${whole(at[i] - start)}`,
+      tell(x(at[i]), 30, `after ${many(at[i], "token")} · ${printable(name)} + ${whole(at[i] - start)}`,
         rows.map(([r, value]) => [r, Number.isFinite(value) ? `${nats(value)} nat` : "not finite"]));
       if (state.drag) { state.drag[1] = at[i]; placeMarks(); }
     } else if (state.tab === "cost") {
@@ -155,8 +155,8 @@ function compareCharts(shared) {
         [[p.name, `${intervalText(p.bits)} bit/token at ${COMPARE_COSTS[cost()][2](p.cost)}`]]);
     } else if (under) {
       const bucket = breakdown().content.buckets[under(px)];
-      const where = `${whole(bucket.documents)} document${bucket.documents === 1 ? "" : "s"}`;
-      tell(px, py, `${bucket.label} · ${whole(bucket.tokens)} tokens in ${where}`,
+      const where = many(bucket.documents, "document");
+      tell(px, py, `${bucket.label} · ${many(bucket.tokens, "token")} in ${where}`,
         others().map((name) => [name, intervalText(edgesOf(bucket, name))]));
     }
   }
@@ -200,7 +200,7 @@ function compareCharts(shared) {
   function words() {
     if (state.tab === "tokens") {
       const i = state.cursor, value = sum(baseline(), i) - sum(chosen(), i);
-      return `after ${whole(at[i])} tokens ${Number.isFinite(value) ? `${signed(value, 1)} nat` : "not finite"} in all`;
+      return `after ${many(at[i], "token")} ${Number.isFinite(value) ? `${signed(value, 1)} nat` : "not finite"} in all`;
     }
     if (state.tab === "cost") {
       const f = cost() && costOf(chosen(), cost());

@@ -106,9 +106,9 @@ async function render({ model, el, signal }) {
   }
   function showPlan(content) {
     const largest = content.largest.map(([name, size]) => `${name} ${size}`).join(", ");
-    const read = content.documents === 1 ? "1 document" : `${whole(content.documents)} documents`;
+    const read = many(content.documents, "document");
     plan.replaceChildren(
-      h("b", {}, `${whole(content.tokens)} tokens`), ` of ${read} → `,
+      h("b", {}, many(content.tokens, "token")), ` of ${read} → `,
       h("code", {}, content.path), " · ", h("b", {}, content.size), ` before compression (largest: ${largest})`,
     );
   }
@@ -172,7 +172,7 @@ async function render({ model, el, signal }) {
     if (run.phase === "failed") return `the reading failed: ${run.words}`;
     if (run.phase === "stopped" && !run.path) return "cancelled before the first block was complete: nothing was kept";
     if (run.phase === "stopped") return `cancelled: ${whole(run.tokens)} tokens were read by all, and kept`;
-    if (run.phase === "done") return `done: ${whole(run.tokens)} tokens read by ${run.summary.length} readers`;
+    if (run.phase === "done") return `done: ${whole(run.tokens)} tokens read by ${many(run.summary.length, "reader")}`;
     if (run.phase !== "reading") return "";
     const part = Math.min(...Object.values(run.done)) / run.total, left = timeLeft(run);
     // Read out a tenth at a time.

@@ -35,11 +35,11 @@ function documentList(documents, run) {
   let chosen = new Set(), tokens = null, rows = new Map(), active = 0, off = false;
 
   const long = (index) => (
-    tokens === null ? `${whole(documents[index][1])} characters` : `${whole(tokens[index])} tokens`);
+    tokens === null ? many(documents[index][1], "character") : many(tokens[index], "token"));
   const ordered = (indices) => [...indices].sort((a, b) => a - b);
   function mark() {
     for (const [index, row] of rows) row.setAttribute("aria-selected", String(chosen.has(index)));
-    const sum = tokens === null ? "" : ` · ${whole([...chosen].reduce((n, index) => n + tokens[index], 0))} tokens`;
+    const sum = tokens === null ? "" : ` · ${many([...chosen].reduce((n, index) => n + tokens[index], 0), "token")}`;
     const missing = [...chosen].filter((index) => !rows.has(index)).length;
     const hidden = missing ? ` · ${whole(missing)} not in view` : "";
     told.textContent = `${whole(chosen.size)} of ${whole(documents.length)} chosen${sum}${hidden}`;

@@ -122,6 +122,7 @@ async function render({ model, el, signal }) {
     const choose = (text, changes) => h("button", { type: "button", tabindex: "-1", onclick: () => place.set(changes) }, text);
     const withButtons = (shown, buttons) => { shown.append(...buttons); return shown; };
     const first = (name) => norms.parameters(name)[0].name;
+    if (!adapting.length && head.recorded) return notice("empty", "No update was made", "No reader here adapts, or no document is as long as a segment or an inner batch.");
     if (!adapting.length) return notice("absent", "Updates were not recorded: Recorder()", "How far weights move is kept while reading.", "Score again with score(…, record=Recorder(factors=True)).");
     if (!adapting.includes(reader)) {
       const others = adapting.map((name) => choose(`show ${stylesOf(name).label}`, { reader: name, parameter: first(name) }));
@@ -152,7 +153,7 @@ async function render({ model, el, signal }) {
     slider.value = String(at);
     const updates = norms.updatesBefore(at) - (head.carry ? 0 : norms.updatesBefore(from));
     title.textContent = `What ${stylesOf(reader).label} has learned${entry ? `: Δ${entry.label}` : ""}`;
-    about.textContent = `${printable(head.documents[document])} · token ${whole(at - from)} of ${whole(end - from)} · ${whole(updates)} update${updates === 1 ? "" : "s"} made`;
+    about.textContent = `${printable(head.documents[document])} · token ${whole(at - from)} of ${whole(end - from)} · ${many(updates, "update")} made`;
     if (head.texts) reading.replaceChildren(...readingLine(norms, at));
     pinButton.setAttribute("aria-pressed", String(pinned !== null));
     pinButton.textContent = pinned === null ? "pin" : `unpin ${whole(pinned)}`;
