@@ -153,7 +153,7 @@ def test_four_thousand_tokens_are_less_than_a_megabyte_and_ask_for_nothing():
 def test_only_the_first_tokens_are_shown_when_asked():
     view = document_html(make_trace(tokens=100, documents=1), reader="fwl", max_tokens=7)
     assert len(_parse(view.html).select("pre > span")) == 7
-    assert "7 of 100 tokens" in view.html
+    assert "positions 0 to 6 of 100 tokens" in view.html
 
 
 def test_equal_views_are_equal_text_and_unlike_ones_keep_their_styles_apart():

@@ -12,7 +12,7 @@ import xarray as xr
 from fwl_lab import trace as schema
 from widgets.document_view import document_html, visible
 from widgets.packing import pack, pack_texts, quantise
-from widgets.selection import Selection
+from widgets.selection import Selection, require_tokens
 from widgets.view import Answer, View, reader_styles, source, style
 
 #: Bytes of figures in the first message, and in each that follows; texts come on top.
@@ -65,6 +65,7 @@ class DocumentLens(View):
             raise ValueError(f"measure is {measure!r}; expected one of {', '.join(map(repr, MEASURES))}")
         if lines < 4:
             raise ValueError(f"lines is {lines}; expected at least 4 lines of text")
+        require_tokens(trace)
         readers = [str(name) for name in trace[schema.READER].values]
         self._pages = _Pages(trace)
         content, (data,) = self._pages.page(0)
@@ -117,14 +118,15 @@ class DocumentLens(View):
         """The text around the selected token, coloured by gain; plain where there is no gain to show."""
         assert self.trace is not None and self.selection is not None
         document = self.trace[schema.DOCUMENT].values
-        if not document.size:
-            return "<p>No token was read.</p>"
         token, reader, baseline = self.selection.token, self.selection.reader, self.selection.baseline
         inside = np.flatnonzero(document == document[token])
         first = int(max(inside[0], token - _BEFORE))
         piece = self.trace.isel({schema.TOKEN: slice(first, min(first + _STILL, int(inside[-1]) + 1))})
         if reader != baseline and np.isfinite(piece[schema.NLL].values).all():
-            return document_html(piece, reader=reader, baseline=baseline, document=int(document[token])).html
+            stretch = {"start": first - int(inside[0]), "max_tokens": _STILL}
+            return document_html(
+                self.trace, reader=reader, baseline=baseline, document=int(document[token]), **stretch
+            ).html
         text = "".join(visible(str(text)) for text in piece[schema.TOKEN_TEXT].values)
         return f'<pre style="white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate">{text}</pre>'
 
@@ -192,7 +194,7 @@ class _Pages:
         self._distinct = list(numbers)
         size = 4 * (1 + len(self.nll)) if self._coarse(self.nll).any() else 2 * (2 + len(self.nll))
         step = max(PAGE_BYTES // size, 1)
-        self.starts = list(range(0, max(len(texts), 1), step))
+        self.starts = list(range(0, len(texts), step))
         stops = [*self.starts[1:], len(texts)]
         self._tokens = [slice(*pair) for pair in zip(self.starts, stops, strict=True)]
         ends = (max(self._code[piece].tolist(), default=-1) + 1 for piece in self._tokens)

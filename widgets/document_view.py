@@ -104,6 +104,7 @@ def document_html(
     reader: str,
     document: int = 0,
     baseline: str = BASE,
+    start: int = 0,
     max_tokens: int | None = None,
     limit: float | None = None,
 ) -> DocumentView:
@@ -113,8 +114,10 @@ def document_html(
 
     Parameters
     ----------
+    start
+        Position of the first token to show.
     max_tokens
-        Show only so many tokens from the start.
+        Show only so many tokens from there.
     limit
         Gain at which colours are full, nats; None: what 90 % of the tokens shown stay below, at least 0.5.
 
@@ -128,20 +131,23 @@ def document_html(
         raise ValueError(f"reader {reader!r} is the baseline; choose another of them to see a gain")
     if not 0 <= document < trace.sizes[DOCUMENT]:
         raise ValueError(f"no document {document} in this trace; it holds {trace.sizes[DOCUMENT]}, counted from 0")
+    tokens = np.flatnonzero(trace[DOCUMENT].values == document)
+    if not 0 <= start < len(tokens):
+        raise ValueError(f"start is {start}; expected 0 to {len(tokens) - 1}, positions in this document")
     if (max_tokens is not None and max_tokens < 1) or (limit is not None and not limit > 0):
         raise ValueError(f"max_tokens ({max_tokens}) and limit ({limit}) must be positive")
-    tokens = np.flatnonzero(trace[DOCUMENT].values == document)
-    shown = trace.isel({TOKEN: tokens[:max_tokens]})
+    shown = trace.isel({TOKEN: tokens[start:][:max_tokens]})
     gain = analysis.gain(shown, baseline).sel({READER: reader}).values
     if limit is None:
         limit = max(0.5, float(np.ceil(2 * np.quantile(np.abs(gain), 0.9)) / 2))
     readers = [str(name) for name in trace[READER].values]
     name = str(trace[DOCUMENT_NAME].values[document])
-    body = _tokens(shown[TOKEN_TEXT].values.tolist(), shown[NLL].transpose(TOKEN, READER).values, gain, limit)
+    body = _tokens(shown[TOKEN_TEXT].values.tolist(), shown[NLL].transpose(TOKEN, READER).values, gain, limit, start)
     # The identity follows from the content, so that equal views are equal text.
     identity = "fwl-" + hashlib.sha256(f"{name}\0{reader}\0{baseline}\0{body}".encode()).hexdigest()[:10]
-    count = f"{len(gain):,} of {len(tokens):,} tokens" if len(gain) < len(tokens) else f"{len(tokens):,} tokens"
-    mean = f"mean gain {gain.mean():+.3f} {NAT} / token"
+    count, mean = f"{len(tokens):,} tokens", f"mean gain {gain.mean():+.3f} {NAT} / token"
+    if len(gain) < len(tokens):
+        count, mean = f"positions {start:,} to {start + len(gain) - 1:,} of {count}", f"{mean} in these"
     heading = f"{theme.label(reader)} against {theme.label(baseline)}"
     return DocumentView(
         f'<div class="fwl-doc" id="{identity}"><style>{_css(identity, readers)}</style>'
@@ -220,10 +226,11 @@ def _class(step: int) -> str:
     return f"p{step}" if step > 0 else f"m{-step}"
 
 
-def _tokens(texts: list[str], nll: np.ndarray, gain: np.ndarray, limit: float) -> str:
+def _tokens(texts: list[str], nll: np.ndarray, gain: np.ndarray, limit: float, start: int) -> str:
     """One element a token; what the bar shows is in its attributes, and the words around that in the stylesheet."""
     parts = []
-    for position, (text, row, value, step) in enumerate(zip(texts, nll, gain, level(gain, limit), strict=True)):
+    rows = zip(texts, nll, gain, level(gain, limit), strict=True)
+    for position, (text, row, value, step) in enumerate(rows, start):
         numbers = "".join(f' data-r{i}="{x:.2f}"' for i, x in enumerate(row))
         data = f'data-p="{position:,}" data-t="{quoted(text)}" data-g="{value:+.2f}"{numbers}'
         # A notebook that is not trusted shows no stylesheet; where there is one, it says the colour.

@@ -4,16 +4,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import ipywidgets
-import numpy as np
 import xarray as xr
 
-from fwl_lab.trace import NLL, READER, RECEIPT_GAIN
 from widgets import housekeeping
 from widgets.document_lens import DocumentLens
 from widgets.page import write_page
 from widgets.reader_compare import ReaderCompare
 from widgets.receipts import Receipts
-from widgets.selection import Selection
+from widgets.selection import Selection, most_telling
 from widgets.update_scope import UpdateScope
 from widgets.view import View
 
@@ -39,6 +37,8 @@ class Explorer(housekeeping.Housed, ipywidgets.VBox):
         self.scope = UpdateScope(trace, selection=self.selection)
         self.compare = ReaderCompare(trace, selection=self.selection)
         super().__init__([self.lens, self.receipts, self.scope, self.compare])
+        if selection is None:
+            self.selection.retire()  # it ends with the views
         housekeeping.keep(self)
 
     @property
@@ -54,7 +54,6 @@ class Explorer(housekeeping.Housed, ipywidgets.VBox):
         """Leave the page, and let go of the trace."""
         for view in self.views:
             view.close()
-        self.selection.close()
         self.layout.close()
         super().close()
 
@@ -76,21 +75,13 @@ def explore(trace: xr.Dataset, *, model: Any = None, reader: str | None = None, 
     model : LanguageModel, optional
         The one that read: with it, receipts that the trace does not hold are computed when asked for.
     reader : str, optional
-        To look at first. None: one that adapts.
+        To look at first. None: one that adapts and has receipts, if any has.
     token : int, optional
         To look at first, index in the trace. None: the largest gain, of those that have a receipt if any has.
     """
     selection = Selection(trace, reader=reader, token=0 if token is None else token)
     if token is None:
-        selection.token = _most_telling(trace, selection)
-    return Explorer(trace, model=model, selection=selection)
-
-
-def _most_telling(trace: xr.Dataset, selection: Selection) -> int:
-    """The token whose gain is largest, of those with a receipt if there are any."""
-    nll = trace[NLL]
-    gain = nll.sel({READER: selection.baseline}).values - nll.sel({READER: selection.reader}).values
-    if RECEIPT_GAIN in trace:
-        known = np.isfinite(trace[RECEIPT_GAIN].sel({READER: selection.reader}).values)
-        gain = np.where(known, gain, -np.inf) if known.any() else gain
-    return int(np.argmax(np.nan_to_num(gain, nan=-np.inf)))
+        selection.token = most_telling(trace, selection)
+    made = Explorer(trace, model=model, selection=selection)
+    selection.retire()  # it ends with the views
+    return made

@@ -8,13 +8,12 @@ from weakref import WeakSet
 
 from comm import DummyComm
 from IPython.core.getipython import get_ipython
-from ipywidgets import Widget
 
 # By cell: which run of it made the views, and the views.
-_made: Final[dict[str, tuple[str, WeakSet[Widget]]]] = {}
+_made: Final[dict[str, tuple[str, "WeakSet[Housed]"]]] = {}
 
 
-def keep(view: Widget) -> None:
+def keep(view: "Housed") -> None:
     """Note which cell made a view, and close what an earlier run of that cell made."""
     parent = _request()
     cell, run = parent.get("metadata", {}).get("cellId"), parent.get("header", {}).get("msg_id", "")
@@ -22,7 +21,7 @@ def keep(view: Widget) -> None:
         return
     if cell in _made and _made[cell][0] != run:
         for old in list(_made.pop(cell)[1]):
-            old.close()
+            old.retire()
     _made.setdefault(cell, (run, WeakSet()))[1].add(view)
 
 
@@ -36,6 +35,10 @@ class Housed:
     """Named before a kind of widget: one that talks to a page only where there is one."""
 
     comm: Any
+
+    def retire(self) -> None:
+        """The cell that made this was run again."""
+        self.close()  # type: ignore[attr-defined]
 
     def open(self) -> None:
         """Open the way to the page; a dead end where nobody is there."""

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -10,7 +11,7 @@ import traitlets
 import xarray as xr
 
 from fwl_lab import trace as schema
-from widgets import theme
+from widgets import housekeeping, theme
 from widgets.document_view import document_html, visible
 from widgets.view import Answer, View, source, style
 from widgets.worker import Stopped, Worker
@@ -62,6 +63,7 @@ class LivePad(View):
     settings = traitlets.Dict().tag(sync=True)
     reading = traitlets.Dict({"phase": "empty"}).tag(sync=True)
     progress = traitlets.Float(0.0).tag(sync=True)
+    given = traitlets.Int(0).tag(sync=True)  # how often the text was set here, not typed: then the page shows it
 
     def __init__(self, model: Any, *, text: str = "", readers: Mapping[str, Any] | None = None) -> None:
         from fwl_lab.scoring import READERS
@@ -73,6 +75,7 @@ class LivePad(View):
         self._worker = Worker()
         self._found: tuple[Any, dict[str, np.ndarray], dict[str, float]] | None = None
         self._trace: xr.Dataset | None = None
+        self._typed: str | None = None  # what the page sent last
         rule = None if model.block is None else model.block.rule
         colours = theme.colours(names)
         head = {
@@ -98,8 +101,9 @@ class LivePad(View):
             case "hello":
                 return {}, []
             case "read":
+                self._typed = str(question["text"])
                 with self.hold_trait_notifications():
-                    self.text, self.settings = str(question["text"]), dict(question["settings"])
+                    self.text, self.settings = self._typed, dict(question["settings"])
                 return {}, []
             case "cancel":
                 self.cancel()
@@ -163,9 +167,11 @@ class LivePad(View):
         return settings
 
     @traitlets.observe("text", "settings")
-    def _read_soon(self, _: Any = None) -> None:
+    def _read_soon(self, change: traitlets.Bunch | None = None) -> None:
         if self.comm is None:
             return
+        if change is not None and change.name == "text" and change.new != self._typed:
+            self._typed, self.given = None, self.given + 1
         text, settings = self.text, dict(self.settings)
         self._worker.submit(lambda stopped: self._read(text, settings, stopped))
 
@@ -296,8 +302,13 @@ class LivePad(View):
         facts = attributes(self.model, [document], readers, False, LIMIT)
         return schema.validate(schema.with_units(trace).assign_attrs(facts))
 
+    def to_html(self, path: str | Path) -> Path:
+        self._worker.wait()
+        return super().to_html(path)
+
     def fallback_html(self) -> str:
-        self._worker.wait(60)
+        # A person sees the pad itself, and the kernel has better to do than to wait.
+        self._worker.wait(0.5 if housekeeping.someone_is_there() else 60)
         words = f"<p>A pad to type in, read by {visible(self.head['model'])} as it is typed. Typing needs a kernel.</p>"
         trace = self.trace
         if trace is None:

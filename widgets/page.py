@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Template
 from typing import Any, Final
 
-from widgets.view import View
+from widgets.view import View, finite
 
 #: Answers that a page takes along stop at so many bytes, over all its views.
 BUDGET: Final = 24 * 2**20
@@ -80,7 +80,7 @@ def question_key(question: dict[str, Any]) -> str:
 def _state(widget: Any) -> dict[str, Any]:
     """What the browser knows of a widget, without what ipywidgets adds and what is on the page once."""
     elsewhere = ("layout", "tabbable", "tooltip", "comm", "code")
-    return {k: v for k, v in widget.get_state().items() if not k.startswith("_") and k not in elsewhere}
+    return {k: finite(v) for k, v in widget.get_state().items() if not k.startswith("_") and k not in elsewhere}
 
 
 def _answers(view: View, budget: int) -> dict[str, list[Any]]:
@@ -90,6 +90,7 @@ def _answers(view: View, budget: int) -> dict[str, list[Any]]:
     for question in view.foreseen():
         reply = view.reply(question)
         content, buffers = reply.result() if isinstance(reply, Future) else reply
+        content = finite(content)
         size += len(json.dumps(content)) + sum(len(buffer) for buffer in buffers)
         if size > budget:
             break
@@ -99,7 +100,7 @@ def _answers(view: View, budget: int) -> dict[str, list[Any]]:
 
 def _inert(value: Any) -> str:
     """JSON that no HTML parser ends early; bytes are {"base64": ...}."""
-    text = json.dumps(value, default=_bytes, separators=(",", ":"))
+    text = json.dumps(value, default=_bytes, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 

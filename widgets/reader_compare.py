@@ -15,7 +15,7 @@ from widgets.badges import badge_text
 from widgets.comparison_tables import breakdown_record
 from widgets.document_view import GROUND, INK, MUTED, picture, quoted, visible
 from widgets.packing import pack
-from widgets.selection import Selection
+from widgets.selection import Selection, require_tokens
 from widgets.view import Answer, View, source, style
 
 #: Buckets that the longest document is cut into, at most; each holds a power of two of tokens.
@@ -75,6 +75,8 @@ class ReaderCompare(View):
     ) -> None:
         # A Dataset is a mapping, too.
         runs = {"": trace} if isinstance(trace, xr.Dataset) else dict(trace)
+        for one in runs.values():
+            require_tokens(one)
         found = compared_runs.sources(runs)
         unknown = [name for name in found if selection is not None and name not in selection._readers]
         if unknown:

@@ -11,13 +11,15 @@ from fwl_lab import receipt_totals
 from fwl_lab import trace as schema
 from fwl_lab.receipt_totals import HELD, KINDS, REPLAY, SHARE, SOURCE, receipt_summary, source_kinds, source_lengths
 from widgets.document_view import visible
-from widgets.selection import Selection
+from widgets.selection import Selection, most_telling, require_tokens
 from widgets.view import Answer, View, reader_styles, source, style
 
 #: Rows of a receipt that is computed here; its sums and its profile are over all sources.
 SHOWN: Final = 40
 #: Tokens of text before and after a source.
 AROUND: Final = 4
+#: Characters of it on either side, at most.
+WIDE: Final = 32
 #: Rows of the still picture.
 _STILL: Final = 8
 
@@ -39,6 +41,7 @@ class Receipts(View):
     _css = style("receipts")
 
     def __init__(self, trace: xr.Dataset, *, model: Any = None, selection: Selection | None = None) -> None:
+        require_tokens(trace)
         self.model = model
         self._computed: dict[tuple[str, int], dict[str, Any]] = {}
         self._worker = ThreadPoolExecutor(max_workers=1)
@@ -49,6 +52,8 @@ class Receipts(View):
             "model": model is not None,
         }
         super().__init__(trace, selection=selection, head=head)
+        if selection is None:
+            self.selection.token = most_telling(trace, self.selection)
 
     def answer(self, question: Mapping[str, Any]) -> Answer | Future[Answer]:
         trace, reader = self.trace, str(question.get("reader"))
@@ -99,6 +104,8 @@ class Receipts(View):
         """Split the gain of one token; from seconds (Fast Weight Layers) to minutes (dynamic evaluation)."""
         from fwl_lab import receipt
 
+        if (reader, token) in self._computed:
+            return self._computed[reader, token], []
         if self.model is None or self.trace is None:
             raise ValueError("no model is at hand; Receipts(trace, model=load_model(...)) computes receipts")
         found = receipt(self.model, self.trace, token, reader)
@@ -116,7 +123,8 @@ class Receipts(View):
     def _absent(self, reader: str, token: int) -> dict[str, Any]:
         """Where the nearest receipts are, if this token has none."""
         assert self.trace is not None
-        tokens = _recorded(self.trace, reader)
+        computed = [at for name, at in self._computed if name == reader]
+        tokens = np.union1d(_recorded(self.trace, reader), np.array(computed, dtype=np.int64))
         at = int(np.searchsorted(tokens, token))
         near = {"previous": int(tokens[at - 1]) if at else None, "next": int(tokens[at]) if at < len(tokens) else None}
         return {"absent": True, "token": token, "text": str(self.trace[schema.TOKEN_TEXT].values[token])} | near
@@ -162,15 +170,15 @@ def _as_json(
     rows = []
     for i, at in enumerate(sources.tolist()):
         numbers = {name: None if np.isnan(v := float(values[i])) else v for name, values in columns.items()}
-        before, after = texts[max(at - AROUND, first) : at], texts[at + 1 : at + 1 + AROUND]
+        before, after = "".join(texts[max(at - AROUND, first) : at]), "".join(texts[at + 1 : at + 1 + AROUND])
         rows.append(
-            {"token": at, "text": str(texts[at]), "before": "".join(before), "after": "".join(after)}
+            {"token": at, "text": str(texts[at]), "before": before[-WIDE:], "after": after[:WIDE]}
             | {"distance": token - at, "kind": int(kinds[i])}
             | numbers
         )
     return {
         "token": token, "text": str(texts[token]), "position": int(trace[schema.POSITION].values[token]),
-        "before": "".join(texts[max(token - 2 * AROUND, first) : token]), "sources": rows,
+        "before": "".join(texts[max(token - 2 * AROUND, first) : token])[-2 * WIDE :], "sources": rows,
     }  # fmt: skip
 
 

@@ -1,23 +1,25 @@
 """What all views of a trace look at together: a reader, a token, a parameter; and what is pinned and brushed."""
 
 from typing import Any, Final
+from weakref import WeakSet
 
 import numpy as np
 import traitlets
 import xarray as xr
 from anywidget import AnyWidget
 
-from fwl_lab.trace import BASE, PARAMETER, READER, TOKEN, UPDATE_TOKEN
-from widgets.housekeeping import Housed
+from fwl_lab.trace import BASE, NLL, PARAMETER, READER, RECEIPT_GAIN, TOKEN, UPDATE_TOKEN
+from widgets import housekeeping
 
-#: Readers that do not adapt; a selection starts at one that does, if there is one.
+#: Readers that do not adapt; a selection starts at one that does, and has receipts, if there is one.
 _STILL: Final = (BASE, "static")
 
 
-class Selection(Housed, AnyWidget):
+class Selection(housekeeping.Housed, AnyWidget):
     """One place in a trace, shared by its views: what one of them selects, all of them show.
 
-    It lives in the browser as well, so that views follow each other at once, whatever the kernel is doing.
+    It lives in the browser as well, so that views follow each other at once, whatever the kernel is doing. One that a
+    view made for itself ends with that view; one that a cell made ends once the cell is run again and no view uses it.
 
     Attributes
     ----------
@@ -33,6 +35,8 @@ class Selection(Housed, AnyWidget):
         A second token, to compare with.
     span : (int, int) or None
         First token, and one past the last, of a brushed stretch.
+    receipt : dict
+        The last receipt that a view computed because it was asked to: "reader", "token", "sources", "shares".
     """
 
     _esm = "export default {};"
@@ -44,21 +48,43 @@ class Selection(Housed, AnyWidget):
     parameter = traitlets.Unicode().tag(sync=True)
     pinned = traitlets.Int(None, allow_none=True).tag(sync=True)
     span: Any = traitlets.List(traitlets.Int(), default_value=None, allow_none=True, minlen=2, maxlen=2).tag(sync=True)
+    receipt = traitlets.Dict().tag(sync=True)
     update = traitlets.Int(-1)
 
     def __init__(self, trace: xr.Dataset, *, reader: str | None = None, token: int = 0) -> None:
+        require_tokens(trace)
+        self._users: WeakSet[Any] = WeakSet()  # views
+        self._passing = False
         self._readers = [str(name) for name in trace[READER].values]
         self._parameters = [str(name) for name in trace[PARAMETER].values] if PARAMETER in trace.variables else []
         self._grid = trace[UPDATE_TOKEN].values.astype(int) if UPDATE_TOKEN in trace.variables else np.zeros(0, int)
         self._tokens = trace.sizes[TOKEN]
         moving = [name for name in self._readers if name not in _STILL]
+        explained = [name for name in moving if _has_receipt(trace, name).any()]
         super().__init__(
-            reader=reader if reader is not None else (moving or self._readers)[-1],
+            reader=reader if reader is not None else (explained or moving or self._readers)[-1],
             baseline=BASE if BASE in self._readers else self._readers[0],
             token=token,
             parameter=next((name for name in ("W2", *self._parameters) if name in self._parameters), ""),
         )
         self._follow(None)
+        housekeeping.keep(self)
+
+    def used_by(self, view: Any) -> None:
+        """Note a view of this selection."""
+        self._users.add(view)
+
+    def left_by(self, view: Any) -> None:
+        """Note that a view is closed; the last one closes a selection that has been retired."""
+        self._users.discard(view)
+        if self._passing and not self._users:
+            self.close()
+
+    def retire(self) -> None:
+        """Close as soon as no view uses this any more."""
+        self._passing = True
+        if not self._users:
+            self.close()
 
     def close(self) -> None:
         """Let go of the browser's side."""
@@ -111,3 +137,25 @@ def _one_of(value: str, known: list[str], what: str) -> str:
     if value not in known:
         raise traitlets.TraitError(f"{what} is {value!r}; expected one of {', '.join(map(repr, known))}")
     return value
+
+
+def require_tokens(trace: xr.Dataset) -> None:
+    """ValueError: there is nothing to select, or to show."""
+    if not trace.sizes.get(TOKEN):
+        raise ValueError("this trace holds no token; score at least one document: score(model, documents, readers)")
+
+
+def most_telling(trace: xr.Dataset, selection: Selection) -> int:
+    """The token whose gain is largest, of those with a receipt if there are any."""
+    nll = trace[NLL]
+    gain = nll.sel({READER: selection.baseline}).values - nll.sel({READER: selection.reader}).values
+    known = _has_receipt(trace, selection.reader)
+    gain = np.where(known, gain, -np.inf) if known.any() else gain
+    return int(np.argmax(np.nan_to_num(gain, nan=-np.inf)))
+
+
+def _has_receipt(trace: xr.Dataset, reader: str) -> np.ndarray:
+    """(tokens,) bool."""
+    if RECEIPT_GAIN not in trace:
+        return np.zeros(trace.sizes[TOKEN], dtype=bool)
+    return np.isfinite(trace[RECEIPT_GAIN].sel({READER: reader}).values)

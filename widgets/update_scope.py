@@ -13,7 +13,7 @@ from fwl_lab.matrices import fast_weight, require_parameter
 from fwl_lab.spectra import effective_rank
 from widgets import tiles
 from widgets.packing import pack, pack_texts
-from widgets.selection import Selection
+from widgets.selection import Selection, require_tokens
 from widgets.update_norms import advice, document_starts, drifts, kept_tokens, still_picture
 from widgets.view import Answer, View, reader_styles, source, style
 
@@ -50,6 +50,7 @@ class UpdateScope(View):
     _css = style("update_scope")
 
     def __init__(self, trace: xr.Dataset, *, selection: Selection | None = None) -> None:
+        require_tokens(trace)
         self._deltas: OrderedDict[tuple[str, str, int], xr.DataArray] = OrderedDict()
         self._peaks: dict[tuple[str, str, int], dict[str, Any] | None] = {}
         self._part: tuple[str, xr.Dataset] | None = None

@@ -1,6 +1,7 @@
 """What every view in the browser is made of: a selection it shares, data it starts with, questions it can ask."""
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
@@ -58,7 +59,6 @@ class View(housekeeping.Housed, anywidget.AnyWidget):
     data = traitlets.Bytes().tag(sync=True)
     code = traitlets.Unicode().tag(sync=True)  # `_esm`, which js/loader.js imports once for all views of a kind
     trace: Any = None  # Dataset, or None: none yet, or closed
-    _own = False  # a selection of its own ends with the view
 
     def __init__(self, trace: xr.Dataset | None, *, selection: Selection | None = None, **traits: Any) -> None:
         unknown = [name for name in traits if not self.has_trait(name)]
@@ -66,10 +66,16 @@ class View(housekeeping.Housed, anywidget.AnyWidget):
             known = ", ".join(inspect.signature(type(self).__init__).parameters)
             raise TypeError(f"{type(self).__name__} has no {', '.join(unknown)}; it takes {known}")
         self.trace = trace
-        self._own = selection is None and trace is not None
+        own = selection is None
         if trace is not None and selection is None:
             selection = Selection(trace)
+        if "head" in traits:
+            traits["head"] = finite(traits["head"])
         super().__init__(selection=selection, _esm=_LOADER, code=str(type(self)._esm), **traits)
+        if selection is not None:
+            selection.used_by(self)
+            if own:
+                selection.retire()  # it ends with the view
         self.on_msg(View._asked)
         housekeeping.keep(self)
 
@@ -100,7 +106,7 @@ class View(housekeeping.Housed, anywidget.AnyWidget):
     def _asked(view: "View", question: dict[str, Any], _: list[memoryview]) -> None:
         def send(answer: Answer) -> None:
             content, buffers = answer
-            view.send({"id": question.get("id")} | content, buffers)
+            view.send({"id": question.get("id")} | finite(content), buffers)
 
         answer = view.reply(question)
         if isinstance(answer, Future):
@@ -110,8 +116,8 @@ class View(housekeeping.Housed, anywidget.AnyWidget):
 
     def close(self) -> None:
         """Leave the page, and let go of the trace and of what was sent: a notebook's Out may keep the view itself."""
-        if self._own and self.selection is not None:
-            self.selection.close()
+        if self.selection is not None:
+            self.selection.left_by(self)
         super().close()
         self.layout.close()  # a widget of its own
         self.trace, self.head, self.data = None, {}, b""
@@ -137,3 +143,14 @@ def _or_why(answer: Callable[[], Any]) -> Any:
         return answer()
     except Exception as error:
         return {"error": str(error) or type(error).__name__}, []
+
+
+def finite(content: Any) -> Any:
+    """JSON in which numbers that are not finite are null: JSON has no others."""
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, Mapping):
+        return {name: finite(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    return content

@@ -107,7 +107,7 @@ def test_a_text_is_read_as_it_is_typed(open_notebook, page, serious_violations):
 
     # Under the pointer, a token's figures.
     view.locator(".fwl-behind span").nth(2).hover(force=True, position={"x": 2, "y": 4})
-    expect(status).to_contain_text("token 3 ")
+    expect(status).to_contain_text("token 2 ")
 
     # Its own cell's markup is text.
     field = view.get_by_label("text to read")

@@ -13,7 +13,18 @@ function isDark() {
   const scheme = document.documentElement.style.colorScheme;
   return scheme ? scheme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
 }
-const palette = () => (isDark() ? DARK : LIGHT);
+const palette = () => { const own = isDark() ? DARK : LIGHT; return { ...own, ground: themeGround(own.ground) }; };
+const grounds = new Map(), mixer = document.createElement("canvas").getContext("2d");
+/** The ground of JupyterLab's theme as "#rrggbb"; `otherwise` where there is none. */
+function themeGround(otherwise) {
+  const told = getComputedStyle(document.body).getPropertyValue("--jp-layout-color0").trim();
+  if (!grounds.has(told)) {
+    mixer.fillStyle = otherwise;
+    mixer.fillStyle = told; // what is no colour changes nothing
+    grounds.set(told, told !== "" && mixer.fillStyle.length === 7 ? mixer.fillStyle : null);
+  }
+  return grounds.get(told) ?? otherwise;
+}
 
 /** Call when the theme has changed. */
 function onTheme(callback, signal) {

@@ -23,7 +23,7 @@ const SVG = new DOMParser().parseFromString("<svg></svg>", "text/html").querySel
 
 const whole = (n) => n.toLocaleString("en-US");
 const fixed = (x, digits = 2) => (Number.isFinite(x) ? x.toFixed(digits).replace("-", "−") : "not finite");
-const signed = (x, digits = 2) => (x >= 0 ? "+" : "") + fixed(x, digits);
+const signed = (x, digits = 2) => (Number.isFinite(x) && x >= 0 ? "+" : "") + fixed(x, digits);
 const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
 
 /** Three significant digits, with a power of ten where that is shorter. */
@@ -86,7 +86,7 @@ function dequantise(codes, low, step) {
 
 /** Texts of `widgets.packing.pack_texts`. */
 function unpackTexts(bytes, lengths) {
-  const decoder = new TextDecoder();
+  const decoder = new TextDecoder("utf-8", { ignoreBOM: true }); // a byte order mark is a token like any other
   let at = 0;
   return Array.from(lengths, (length) => decoder.decode(bytes.subarray(at, (at += length))));
 }
@@ -164,23 +164,25 @@ function frame(el, { name, label, keys = [], signal }) {
   const body = h("div", { class: "fwl-body" });
   const status = h("div", { class: "fwl-status", role: "status", "aria-live": "polite" });
   const help = h("dl", { class: "fwl-help", hidden: true });
+  const explain = () => { help.hidden = !help.hidden; };
   const root = h(
     "section",
     // JupyterLab's own shortcuts stay out of a view that has the focus.
     { class: `fwl fwl-${name}`, tabindex: "0", role: "application", "aria-label": label,
       "data-lm-suppress-shortcuts": "true" },
-    h("header", {}, heading, tools), body, status, help,
+    h("header", {}, heading, tools, button("?", explain, { class: "fwl-ask", title: "the keys of this view (?)", "aria-label": "keys" })), body, status, help,
   );
   const shown = { root, heading, tools, body, status };
   const all = [
     ...keys,
     { key: "c", does: "to the controls; arrows move among them", run: () => tools.querySelector("[tabindex]")?.focus() },
     { key: "Escape", does: "back to the view", run: () => root.focus() },
-    { key: "?", does: "these keys", run: () => { help.hidden = !help.hidden; } },
+    { key: "?", does: "these keys", run: explain },
   ];
   help.append(...all.filter((entry) => entry.does).flatMap((entry) => [h("dt", {}, h("kbd", {}, entry.shown ?? entry.key)), h("dd", {}, entry.does)]));
   root.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === "Escape" && !help.hidden) { explain(); event.preventDefault(); event.stopPropagation(); return; }
     const typing = event.target.matches("input:not([type=checkbox]):not([type=range]), textarea");
     if (typing && event.key !== "Escape") return;
     if (tools.contains(event.target) && moveAmong(tools, event)) return;
@@ -228,12 +230,16 @@ function notice(state, what, why = null, todo = null) {
   );
 }
 
-/** Show in `place` that something is under way, what becomes of it, or what went wrong. */
-async function await_(place, promise, show) {
-  const slow = setTimeout(() => place.replaceChildren(
-    notice("loading", "Working …"), h("progress", { "aria-label": "working" }),
+/**
+ * Show in `place` that something is under way, what becomes of it, or what went wrong; nothing once it is not `current`.
+ * `working` says what takes long, where that is no sign of a kernel that is gone.
+ */
+async function await_(place, promise, show, { current = () => true, working = null } = {}) {
+  const put = (...nodes) => { if (current()) place.replaceChildren(...nodes); };
+  const slow = setTimeout(() => put(
+    notice("loading", working ?? "Working …"), h("progress", { "aria-label": "working" }),
   ), SLOW);
-  const gone = setTimeout(() => place.replaceChildren(notice(
+  const gone = working !== null ? null : setTimeout(() => put(notice(
     "kernel", "The kernel has not answered yet", "It is busy, or gone. What is on the page can be browsed all the same.",
     "What was asked for is shown when the kernel answers; a saved view needs a kernel for it.",
   )), PATIENCE);
@@ -241,12 +247,12 @@ async function await_(place, promise, show) {
     const answer = await promise;
     clearTimeout(slow);
     clearTimeout(gone);
-    show(answer);
+    if (current()) show(answer);
   } catch (error) {
     clearTimeout(slow);
     clearTimeout(gone);
     const saved = error.message.startsWith("saved view");
-    place.replaceChildren(notice(saved ? "kernel" : "error", error.message));
+    put(notice(saved ? "kernel" : "error", error.message));
   }
 }
 

@@ -17,6 +17,7 @@ async function render({ model, el, signal }) {
   const names = Object.keys(readers);
   const here = () => place.get("token");
   let asTable = false, answer = null, wanted = -1;
+  const computed = new Map(); // receipts that the trace does not hold, by token and reader
 
   const view = frame(el, {
     name: "document_lens", label: "Document lens: the text, coloured by what readers made of it", signal,
@@ -43,11 +44,6 @@ async function render({ model, el, signal }) {
     ],
   });
   const labelled = names.map((name) => [name, readers[name].label]);
-  if (!tokens) {
-    view.heading.append(h("b", {}, "Document"));
-    view.body.append(notice("empty", "No token was read", null, "Score at least one document: score(model, documents, readers)"));
-    return;
-  }
 
   // -- what it is made of ---------------------------------------------------------------------------------------------
   const documentOf = (token) => indexBelow(starts, token);
@@ -144,12 +140,11 @@ async function render({ model, el, signal }) {
     const t = here();
     if (t === wanted) { showToken(); return; }
     wanted = t;
-    const current = (act) => (...given) => { if (t === here()) act(...given); };
-    const show = current(({ content }) => { answer = content; showToken(); });
+    const show = ({ content }) => { answer = content; showToken(); };
     if (!head.alternatives && !head.receipts) { show({ content: pages.known(t) }); return; }
     // What was not taken along, or fails, leaves what is on the page; what is no longer selected shows nothing.
     const asked = ask({ kind: "token", token: t }).catch((error) => ({ content: { ...pages.known(t), why: error.message } }));
-    await_({ replaceChildren: current((...nodes) => side.replaceChildren(...nodes)) }, asked, show);
+    await_(side, asked, show, { current: () => t === here() });
   }
   const drillSoon = settled(drill, 90);
 
@@ -158,7 +153,7 @@ async function render({ model, el, signal }) {
     const sources = (lens.sources = new Map());
     sources.most = 1e-9;
     if (answer?.token === t) {
-      const own = answer.readers[place.get("reader")], [before, after] = [place.get("baseline"), place.get("reader")];
+      const own = { ...answer.readers[place.get("reader")], ...computed.get(`${t} ${place.get("reader")}`) }, [before, after] = [place.get("baseline"), place.get("reader")];
       own.sources?.forEach((source, i) => sources.set(source, own.shares[i]));
       sources.most = Math.max(1e-9, ...(own.shares ?? []).map(Math.abs));
       const at = documentOf(t), text_ = pages.text(t);
@@ -282,6 +277,11 @@ async function render({ model, el, signal }) {
   signal.addEventListener("abort", () => model.off("change:measure", restyle));
   place.on(["token"], selectionMoved);
   place.on(["reader", "baseline"], () => { restyle(); tell(); showToken(); if (asTable) showTable(true); });
+  place.on(["receipt"], () => {
+    const { reader, token: at, sources, shares } = place.get("receipt");
+    computed.set(`${at} ${reader}`, { sources, shares });
+    showToken();
+  });
   place.on(["pinned", "span"], () => pane.remark());
 
   pane.layOut();

@@ -6,7 +6,7 @@ async function render({ model, el, signal }) {
   const ask = asker(model, signal);
   const head = model.get("head"), styles = head.readers;
   let settings = model.get("settings"), kind = "gain", watched = null, asTable = false, at = null, kernel = true;
-  let sent = model.get("text"); // of the texts that went to the kernel, the last
+  const sent = new Set([model.get("text")]); // texts that went to the kernel from here: they come back, and are no news
 
   const view = frame(el, {
     name: "live_pad", label: "LivePad", signal,
@@ -17,7 +17,7 @@ async function render({ model, el, signal }) {
       { key: "ArrowLeft", run: () => go((at ?? text.count()) - 1) },
       { key: "n", does: "next gain of a nat or more", run: () => leap(1) },
       { key: "p", does: "previous gain of a nat or more", run: () => leap(-1) },
-      { key: "v", does: "view as table", run: () => { asTable = !asTable; draw(); } },
+      { key: "v", does: "view as table", run: () => asRows() },
     ],
   });
   view.heading.append(h("b", {}, "LivePad"), " ", h("small", {}, head.model));
@@ -25,8 +25,8 @@ async function render({ model, el, signal }) {
   // -- what is read, and how ----------------------------------------------------------------------------------------
 
   const send = () => {
-    sent = text.field.value;
-    ask({ kind: "read", text: sent, settings }).catch(refuse);
+    sent.add(text.field.value);
+    ask({ kind: "read", text: text.field.value, settings }).catch(refuse);
   };
   const soon = settled(() => { if (kernel) send(); }, PAUSE);
   const busy = () => model.get("reading").phase === "reading" || waiting.hidden === false;
@@ -77,12 +77,18 @@ async function render({ model, el, signal }) {
     segment: slider("segment", head.segments, settings.segment, String, (s) => change({ segment: s })),
   };
   const stop = button("Stop", cancel);
+  const tableButton = button("table", () => asRows(), { "aria-pressed": "false", title: "the same as tables (v)" });
+  function asRows() {
+    asTable = !asTable;
+    tableButton.setAttribute("aria-pressed", String(asTable));
+    draw();
+  }
   const bar = h("progress", { max: "1", "aria-label": "read so far" });
   const waiting = h("div", { class: "fwl-waiting", hidden: true }, bar, stop);
   const whose = h("select", { tabindex: "-1", "aria-label": "whose", onchange: (event) => { watched = event.target.value; draw(); } });
   view.tools.append(
     h("span", { class: "fwl-colour" }, choice("colour", [["gain", "gain"], ["nll", "NLL"]], kind, (value) => { kind = value; draw(); }),
-      h("label", { class: "fwl-choice" }, h("span", {}, "of"), whose)),
+      h("label", { class: "fwl-choice" }, h("span", {}, "of"), whose), tableButton),
     h("div", { class: "fwl-settings" }, h("div", { class: "fwl-readers", role: "group", "aria-label": "readers" }, checks),
       Object.values(sliders).map((one) => one.node)),
   );
@@ -90,7 +96,7 @@ async function render({ model, el, signal }) {
   // -- what came of it ----------------------------------------------------------------------------------------------
 
   const text = liveText({
-    label: "text to read", value: sent,
+    label: "text to read", value: model.get("text"),
     typed: () => { at = null; wait(); soon(); },
     moved: (index) => { if (index !== at) { at = index; say(); chart.redraw(); } },
   });
@@ -133,7 +139,7 @@ async function render({ model, el, signal }) {
     else if (phase === "unread") view.status.textContent = "no reader is chosen";
     else if (at !== null && at < texts.length) {
       const each = scored().map((name) => `${styles[name].label} ${fixed(readers[name].nll[at])}`);
-      view.status.textContent = `${phase === "stopped" ? "stopped; " : ""}token ${whole(at + 1)} ${printable(texts[at])}: ${each.join(", ")} nat`;
+      view.status.textContent = `${phase === "stopped" ? "stopped; " : ""}token ${whole(at)} ${printable(texts[at])}: ${each.join(", ")} nat`;
     } else {
       const rows = liveRows(reading(), styles, baseline()).map(([label, nll, gain]) => `${label} ${nll}${/^[+−]/.test(gain) ? ` (${gain})` : ""}`);
       view.status.textContent = `${many(texts.length, "token")}: ${rows.join(", ")} nat a token${phase === "stopped" ? "; stopped" : ""}`;
@@ -187,10 +193,14 @@ async function render({ model, el, signal }) {
 
   model.on("change:reading", () => { heard(); draw(); });
   model.on("change:progress", () => { const part = model.get("progress"); if (part > 0) { bar.value = part; waiting.hidden = false; } });
-  model.on("change:text", () => {
-    // What the page itself sent comes back while more may have been typed.
-    if (model.get("text") !== sent) { sent = model.get("text"); text.field.value = sent; draw(); }
-  });
+  /** Show a text that was not typed here: set in the kernel, or typed where the pad is shown a second time. */
+  function adopt() {
+    sent.clear();
+    text.field.value = model.get("text");
+    draw();
+  }
+  model.on("change:text", () => { if (!sent.has(model.get("text"))) adopt(); });
+  model.on("change:given", adopt);
   model.on("change:settings", () => {
     settings = model.get("settings");
     for (const [name, one] of Object.entries(sliders)) one.put(settings[name]);
@@ -199,7 +209,7 @@ async function render({ model, el, signal }) {
   });
   onTheme(draw, signal);
   draw();
-  if (model.get("reading").phase === "empty" && sent !== "") wait();
+  if (model.get("reading").phase === "empty" && model.get("text") !== "") wait();
   ask({ kind: "hello" }).catch(refuse);
 }
 

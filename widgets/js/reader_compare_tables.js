@@ -17,7 +17,7 @@ function gainCell(estimate, plain, domain, colour) {
   const bar = estimate && estimate[1] !== null
     ? h("u", { style: `left: ${at(estimate[1])}; right: calc(100% - ${at(estimate[2])}); background: ${colour}` })
     : null;
-  const edges = estimate && estimate[1] !== null ? ` [${fixed(estimate[1])}, ${fixed(estimate[2])}]` : " no interval";
+  const edges = estimate && estimate[1] !== null ? ` [${signed(estimate[1], 3)}, ${signed(estimate[2], 3)}]` : " no interval";
   return [
     h("span", { class: "fwl-track", "aria-hidden": "true" }, h("s", { style: `left: ${at(0)}` }), bar,
       plain === null ? null : h("i", { style: `left: ${at(plain)}; background: ${colour}` })),

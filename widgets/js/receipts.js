@@ -74,7 +74,7 @@ async function render({ model, el, signal }) {
   const ask = asker(model, signal);
   const head = model.get("head");
   let tab = "sources", asTable = false, active = 0, current = null, shown = 0;
-  const past = [];
+  const past = [], computing = new Map(); // answers under way, by token and reader
 
   const view = frame(el, {
     name: "receipts", label: "Receipts", signal,
@@ -88,12 +88,18 @@ async function render({ model, el, signal }) {
       { key: "1", does: "sources, distance, all: 1 2 3", shown: "1–3", run: () => show("sources") },
       { key: "2", run: () => show("distance") },
       { key: "3", run: () => show("document") },
-      { key: "v", does: "view as table", run: () => { asTable = !asTable; draw(); } },
+      { key: "v", does: "view as table", run: () => asRows() },
     ],
   });
   const tabs = RECEIPT_TABS.map(([name, text]) => button(text, () => show(name), { "aria-pressed": String(name === tab) }));
   const goBack = button("← back", () => back(), { disabled: true });
-  view.tools.append(goBack, ...tabs);
+  const tableButton = button("table", () => asRows(), { "aria-pressed": "false", title: "the same as a table (v)" });
+  view.tools.append(goBack, ...tabs, tableButton);
+  function asRows() {
+    asTable = !asTable;
+    tableButton.setAttribute("aria-pressed", String(asTable));
+    draw();
+  }
 
   const rows = () => [...view.body.querySelectorAll("[role=option]")];
   function activate(index) {
@@ -132,17 +138,30 @@ async function render({ model, el, signal }) {
     tabs.forEach((node, i) => node.setAttribute("aria-pressed", String(RECEIPT_TABS[i][0] === name)));
     load();
   }
+  /** Ask for a receipt that takes seconds to minutes; the other views may have it too. */
   function compute() {
-    const question = { kind: "compute", reader: place.get("reader"), token: place.get("token") };
-    const mine = shown += 1;
-    await_(view.body, ask(question), ({ content }) => { if (mine === shown) { current = content; draw(); } });
+    const question = { kind: "compute", reader: place.get("reader"), token: place.get("token") }, { reader, token: at } = question;
+    const named = `${at} ${reader}`;
+    if (!computing.has(named)) {
+      computing.set(named, ask(question).then((answer) => {
+        head.recorded[reader] = [...new Set([...head.recorded[reader], at])].sort((a, b) => a - b);
+        const { sources } = answer.content;
+        place.set({ receipt: { reader, token: at, sources: sources.map((row) => row.token), shares: sources.map((row) => row.share) } });
+        return answer;
+      }).finally(() => computing.delete(named)));
+    }
+    load();
   }
   function load() {
-    const reader = place.get("reader");
-    const question = tab === "document" ? { kind: "summary", reader } : { kind: "receipt", reader, token: place.get("token") };
+    const reader = place.get("reader"), at = place.get("token");
+    const underWay = tab === "document" ? undefined : computing.get(`${at} ${reader}`);
+    const question = tab === "document" ? { kind: "summary", reader } : { kind: "receipt", reader, token: at };
     const mine = shown += 1;
     active = 0;
-    await_(view.body, ask(question), ({ content }) => { if (mine === shown) { current = content; draw(); } });
+    await_(view.body, underWay ?? ask(question), ({ content }) => { current = content; draw(); }, {
+      current: () => mine === shown,
+      working: underWay && "Splitting the gain: seconds for Fast Weight Layers, minutes for dynamic evaluation. Go on browsing meanwhile.",
+    });
   }
 
   function absent() {

@@ -11,7 +11,7 @@ async function render({ model, el, signal }) {
   const norms = new Norms(head, unpack(head.columns, model.get("data")));
   const adapting = Object.keys(head.moved), stylesOf = (name) => head.readers[name] ?? { label: name };
   const state = { signs: true, fixedScale: true, order: "length", log: false, all: head.starts.length <= FEW_DOCUMENTS, asTable: false, zoom: null, ahead: null };
-  let playing = false, speed = "32", resume = null, since = 0, slow = null, labels = [];
+  let playing = null, speed = "32", resume = null, since = 0, slow = null, labels = [];
   const where = () => pictures.where();
   const bounds = () => norms.bounds(norms.document(place.get("token")));
   const range = () => (state.all ? [0, head.tokens] : bounds());
@@ -181,21 +181,21 @@ async function render({ model, el, signal }) {
   async function play() {
     if (!pictures.moves()) return;
     if (place.get("token") >= bounds()[1] - 1) go(bounds()[0]);
-    playing = true;
+    const mine = playing = Symbol("playing");
     view.status.setAttribute("aria-live", "off"); // it would never stop talking
     playButton.textContent = "❚❚ pause";
-    while (playing && !signal.aborted && place.get("token") < bounds()[1] - 1) {
+    while (playing === mine && !signal.aborted && place.get("token") < bounds()[1] - 1) {
       state.ahead = nextFrame(place.get("token"));
       const pace = new Promise((done) => { setTimeout(done, FRAME_MS * (wholeUpdates() || pictures.saved !== null ? SLOWLY : 1)); });
       pictures.pump();
-      while (playing && pictures.tile(state.ahead) && !pictures.has(pictures.tile(state.ahead))) await new Promise((done) => { resume = done; });
+      while (playing === mine && pictures.tile(state.ahead) && !pictures.has(pictures.tile(state.ahead))) await new Promise((done) => { resume = done; });
       await pace;
-      if (playing && !signal.aborted) go(state.ahead);
+      if (playing === mine && !signal.aborted) go(state.ahead);
     }
-    if (playing) pause();
+    if (playing === mine) pause();
   }
   function pause() {
-    playing = false;
+    playing = null;
     state.ahead = null;
     resume?.();
     playButton.textContent = "▶ play";
