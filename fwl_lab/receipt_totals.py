@@ -91,20 +91,29 @@ def source_kinds(trace: xr.Dataset, token: int, sources: np.ndarray, lengths: np
         return np.zeros(0, dtype=np.int64)
     first = int((sources - lengths).min()) + 1
     part = trace.isel({schema.TOKEN: slice(first, token + 1)})
-    ids, texts = part[schema.TOKEN_ID].values, part[schema.TOKEN_TEXT].values.tolist()
-    word = _word(texts[-1])
-    found = np.full(len(ids), KINDS.index("other"))
-    if word:
-        found[[_word(text) == word for text in texts]] = KINDS.index("same word")
-    found[ids == ids[-1]] = KINDS.index("same token")
-    ends = sources - first + 1
-    return np.array([found[end - n : end].min() for end, n in zip(ends, lengths, strict=True)])
+    return _kinds(part, np.full(len(sources), token - first), sources - first, lengths)
 
 
 def source_lengths(trace: xr.Dataset, reader: str, sources: np.ndarray) -> np.ndarray:
     """How many tokens each source learned from: one, or a segment of dynamic evaluation."""
     configuration = json.loads(trace.attrs.get(schema.READERS, "{}")).get(reader, {})
     return np.full(len(sources), int(configuration.get("segment", 1)))
+
+
+def _kinds(trace: xr.Dataset, tokens: np.ndarray, sources: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Index in KINDS of pairs of a token and a source, (n,) each."""
+    ids, texts = trace[schema.TOKEN_ID].values, trace[schema.TOKEN_TEXT].values
+    back = np.arange(lengths.max(initial=0))
+    learned = np.maximum(sources[:, None] - back, 0)  # (n, tokens of the longest source)
+    needed, places = np.unique(np.append(tokens, learned), return_inverse=True)
+    numbers = {"": -1}
+    words = np.array([numbers.setdefault(_word(text), len(numbers)) for text in texts[needed].tolist()])[places]
+    own, theirs = words[: len(tokens), None], words[len(tokens) :].reshape(learned.shape)
+    found = np.full(learned.shape, KINDS.index("other"))
+    found[(own == theirs) & (own >= 0)] = KINDS.index("same word")
+    found[ids[tokens][:, None] == ids[learned]] = KINDS.index("same token")
+    found[back >= lengths[:, None]] = len(KINDS)
+    return found.min(1, initial=len(KINDS))
 
 
 def _word(text: str) -> str:
@@ -142,17 +151,13 @@ def _of_trace(trace: xr.Dataset, reader: str) -> tuple[np.ndarray, np.ndarray, n
     tokens = np.flatnonzero(np.isfinite(rows[schema.RECEIPT_GAIN].values))
     if not len(tokens):
         raise ValueError(f"the trace holds no receipts of reader {reader!r}; see add_receipts(reader={reader!r}).")
-    kinds, distances, shares = [], [], []
-    for token in tokens.tolist():
-        row = rows.isel({schema.TOKEN: token})
-        there = row[schema.RECEIPT_SOURCE].values >= 0
-        sources = row[schema.RECEIPT_SOURCE].values[there]
-        kinds.append(source_kinds(trace, token, sources, source_lengths(trace, reader, sources)))
-        distances.append(token - sources)
-        shares.append(row[schema.RECEIPT_SHARE].values[there])
+    sources, shares = (rows[name].values[tokens] for name in (schema.RECEIPT_SOURCE, schema.RECEIPT_SHARE))
+    there = sources >= 0
+    sources, shares, owners = sources[there], shares[there], np.repeat(tokens, there.sum(1))
     gains, residuals = (rows[name].values[tokens] for name in (schema.RECEIPT_GAIN, schema.RECEIPT_RESIDUAL))
     facts = _facts(len(tokens), float(gains.sum()), float(np.abs(residuals).max()))
-    return np.concatenate(kinds), np.concatenate(distances), np.concatenate(shares), facts
+    kinds = _kinds(trace, owners, sources, source_lengths(trace, reader, sources))
+    return kinds, owners - sources, shares, facts
 
 
 def _facts(count: int, gain: float, worst: float) -> dict[str, float]:

@@ -194,6 +194,8 @@ def test_the_still_picture_is_small_inert_and_around_the_selected_token(trace):
     view = DocumentLens(trace, selection=selection)
     picture = view.fallback_html()
     assert len(picture) < 100_000 and "<script" not in picture
+    own, where = (trace[schema.DOCUMENT] == trace[schema.DOCUMENT][650]).values, trace[schema.POSITION].values[650]
+    assert f"positions {max(where - 100, 0):,} to " in picture and f" of {own.sum():,} tokens" in picture
     assert 'data-p="649"' not in picture and f'data-p="{trace[schema.POSITION].values[650]:,}"' in picture
     view.close()
 

@@ -1,6 +1,7 @@
 """All views at once: one selection, a telling token to begin with, one page, and nothing left when closed."""
 
 import gc
+import json
 import weakref
 
 import numpy as np
@@ -9,7 +10,8 @@ from ipywidgets.widgets.widget import _instances
 
 from fwl_lab.testing import make_trace
 from fwl_lab.trace import RECEIPT_GAIN
-from widgets import explore, housekeeping
+from widgets import Receipts, Selection, explore, housekeeping
+from widgets.explorer import Explorer
 from widgets.view import WIDGET
 
 
@@ -53,6 +55,32 @@ def test_a_trace_with_scores_alone_can_be_explored(tmp_path):
     views = explore(make_trace(0, tokens=60, documents=1, recorded=False, parameters=()))
     assert views.to_html(tmp_path / "views.html").stat().st_size < 2e6
     views.close()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_leave_a_page_that_opens(tmp_path, bad):
+    """A browser reads no NaN in JSON: one would leave the whole page blank."""
+    trace = make_trace(1, tokens=400, documents=2)
+    recorded = ("nll", "top_log_prob", "receipt_share", "receipt_gain", "receipt_gross", "receipt_residual")
+    for name in (*recorded, *(("seconds", "drift", "update_norm", "receipt_leave_one_out") if np.isnan(bad) else ())):
+        trace[name].values.reshape(-1)[::7] = bad
+    views = explore(trace)
+    page = views.to_html(tmp_path / "all.html").read_text(encoding="utf-8")
+    state = page.partition('<script type="application/json" id="state">')[2].partition("</script>")[0]
+    models = json.loads(state, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    lens = next(model for model in models.values() if model["kind"] == "DocumentLens")
+    assert any("null" in json.dumps(answer) for answer in lens["answers"].values())
+    views.close()
+
+
+def test_a_selection_that_was_handed_in_stays(trace):
+    shared = Selection(trace)
+    first, second = Explorer(trace, selection=shared), Receipts(trace, selection=shared)
+    first.close()
+    assert shared.comm is not None
+    second.close()
+    assert shared.comm is not None
+    shared.close()
 
 
 def test_one_page_holds_all_views(explorer, tmp_path):

@@ -136,7 +136,13 @@ def test_the_page_asks_and_the_pad_reads(pad):
     assert pad._worker.wait(60) and pad.text == "import os\nimport sys" and list(pad.reading["readers"]) == ["base"]
     said, _ = asked(pad, "read", text="a", settings=settings | {"readers": ["nobody"]})
     assert "no reader 'nobody'" in said["error"] and pad.text == "import os\nimport sys"
+    # A text that is set here is news to the page; one that it sent is none.
+    assert pad.given == 0
+    pad.text = "import re"
+    pad.text = "import os\nimport sys"
+    assert pad.given == 2
     asked(pad, "read", text="", settings=settings)
+    assert pad.given == 2
     assert pad._worker.wait(60) and pad.reading["phase"] == "empty" and pad.trace is None
     with pytest.raises(ValueError, match="nothing to read"):
         pad.read("")

@@ -26,6 +26,8 @@ _BLOCK: Final = 256
 #: Tokens of the still picture, and how many of them come before the selected one.
 _STILL: Final = 240
 _BEFORE: Final = 100
+#: Of a receipt as a whole.
+_WHOLE: Final = {"gain": schema.RECEIPT_GAIN, "gross": schema.RECEIPT_GROSS}
 
 MEASURES: Final = ("gain", "nll", "rank")
 
@@ -106,7 +108,8 @@ class DocumentLens(View):
         yield from ({"kind": "page", "page": page} for page in range(1, len(self._pages.starts)))
         names = list(self.head["readers"])
         nll = self._pages.nll
-        gain = np.abs(nll[names.index(self.selection.baseline)] - nll[names.index(self.selection.reader)])
+        with np.errstate(invalid="ignore"):
+            gain = np.abs(nll[names.index(self.selection.baseline)] - nll[names.index(self.selection.reader)])
         largest = np.argsort(-np.nan_to_num(gain, nan=-1.0), kind="stable")[: WANTED * more].tolist()
         yield from ({"kind": "token", "token": token} for token in largest)
         if self.head["ranks"]:
@@ -169,13 +172,15 @@ class DocumentLens(View):
                 if there.any():
                     one["sources"] = block[schema.RECEIPT_SOURCE][row, at][there].tolist()
                     one["shares"] = [round(x, 5) for x in block[schema.RECEIPT_SHARE][row, at][there].tolist()]
+                    one |= {what: float(block[name][row, at]) for what, name in _WHOLE.items() if name in block}
         return found | {"texts": {str(index): self._pages.text_of(index) for index in sorted(seen)}}
 
     def _read_block(self, block: int) -> dict[str, np.ndarray]:
         """What is recorded of neighbouring tokens, (reader, token, ...) each."""
         assert self.trace is not None
         piece = self.trace.isel({schema.TOKEN: slice(block * _BLOCK, (block + 1) * _BLOCK)})
-        recorded = (schema.LABEL_RANK, schema.TOP_ID, schema.TOP_LOG_PROB, schema.RECEIPT_SOURCE, schema.RECEIPT_SHARE)
+        receipts = (schema.RECEIPT_SOURCE, schema.RECEIPT_SHARE, *_WHOLE.values())
+        recorded = (schema.LABEL_RANK, schema.TOP_ID, schema.TOP_LOG_PROB, *receipts)
         return {name: piece[name].values for name in recorded if name in piece}
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache, partial
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +21,11 @@ SHOWN: Final = 40
 AROUND: Final = 4
 #: Characters of it on either side, at most.
 WIDE: Final = 32
+#: Of each receipt in a trace.
+_COLUMNS: Final = (
+    schema.RECEIPT_GAIN, schema.RECEIPT_GROSS, schema.RECEIPT_RESIDUAL,
+    schema.RECEIPT_SOURCE, schema.RECEIPT_SHARE, schema.RECEIPT_LEAVE_ONE_OUT,
+)  # fmt: skip
 #: Rows of the still picture.
 _STILL: Final = 8
 
@@ -45,6 +51,8 @@ class Receipts(View):
         self.model = model
         self._computed: dict[tuple[str, int], dict[str, Any]] = {}
         self._worker = ThreadPoolExecutor(max_workers=1)
+        # A cache that belongs to this view, and goes with it.
+        self._kept = lru_cache(maxsize=4)(partial(_Kept, trace))
         head = {
             "readers": reader_styles(trace),
             "kinds": list(KINDS),
@@ -63,7 +71,7 @@ class Receipts(View):
                 token = int(question["token"])
                 if (reader, token) in self._computed:
                     return self._computed[reader, token], []
-                return recorded_receipt(trace, reader, token) or self._absent(reader, token), []
+                return self._kept(reader).receipt(token) or self._absent(reader, token), []
             case "compute":
                 return self._worker.submit(self._compute, reader, int(question["token"]))
             case "summary":
@@ -81,7 +89,7 @@ class Receipts(View):
     def fallback_html(self) -> str:
         assert self.trace is not None and self.selection is not None
         reader, token = self.selection.reader, self.selection.token
-        receipt = recorded_receipt(self.trace, reader, token)
+        receipt = self._kept(reader).receipt(token)
         if receipt is None:
             return f"<p>No receipt of token {token:,} of reader {visible(reader)} is recorded.</p>"
         rows = "".join(
@@ -99,6 +107,7 @@ class Receipts(View):
         super().close()
         self.model = None
         self._computed.clear()
+        self.__dict__.pop("_kept", None)  # it holds the trace; closing twice is allowed
 
     def _compute(self, reader: str, token: int) -> Answer:
         """Split the gain of one token; from seconds (Fast Weight Layers) to minutes (dynamic evaluation)."""
@@ -108,13 +117,14 @@ class Receipts(View):
             return self._computed[reader, token], []
         if self.model is None or self.trace is None:
             raise ValueError("no model is at hand; Receipts(trace, model=load_model(...)) computes receipts")
+        about = self._kept(reader).about
         found = receipt(self.model, self.trace, token, reader)
         shares = found[SHARE].values
         order = np.argsort(-np.abs(shares), kind="stable")[:SHOWN]
         sources, columns = found[SOURCE].values, (("share", SHARE), ("held", HELD), ("replay", REPLAY))
         rows = {name: found[variable].values[order] for name, variable in columns}
         self._computed[reader, token] = (
-            _as_json(self.trace, reader, token, sources[order], rows)
+            _as_json(about, reader, token, sources[order], rows)
             | _figures(found.attrs["gain"], found.attrs["gross"], found.attrs["residual"])
             | _by_distance(token - sources, shares)
         )
@@ -124,7 +134,7 @@ class Receipts(View):
         """Where the nearest receipts are, if this token has none."""
         assert self.trace is not None
         computed = [at for name, at in self._computed if name == reader]
-        tokens = np.union1d(_recorded(self.trace, reader), np.array(computed, dtype=np.int64))
+        tokens = np.union1d(self._kept(reader).tokens, np.array(computed, dtype=np.int64))
         at = int(np.searchsorted(tokens, token))
         near = {"previous": int(tokens[at - 1]) if at else None, "next": int(tokens[at]) if at < len(tokens) else None}
         return {"absent": True, "token": token, "text": str(self.trace[schema.TOKEN_TEXT].values[token])} | near
@@ -132,18 +142,37 @@ class Receipts(View):
 
 def recorded_receipt(trace: xr.Dataset, reader: str, token: int) -> dict[str, Any] | None:
     """The receipt of a token that a trace holds, as JSON; None where it holds none."""
-    if schema.RECEIPT_SOURCE not in trace or schema.RECEIPT_GAIN not in trace:
-        return None
-    row = trace.sel({schema.READER: reader}).isel({schema.TOKEN: token})
-    if not np.isfinite(gain := float(row[schema.RECEIPT_GAIN])):
-        return None
-    there = row[schema.RECEIPT_SOURCE].values >= 0
-    sources, shares, held = (
-        row[name].values[there] for name in (schema.RECEIPT_SOURCE, schema.RECEIPT_SHARE, schema.RECEIPT_LEAVE_ONE_OUT)
-    )
-    rows = {"share": shares, "held": held, "replay": np.full(len(held), np.nan)}
-    figures = _figures(gain, float(row[schema.RECEIPT_GROSS]), float(row[schema.RECEIPT_RESIDUAL]))
-    return _as_json(trace, reader, token, sources, rows) | figures | _by_distance(token - sources, shares)
+    return _Kept(trace, reader).receipt(token)
+
+
+class _Kept:
+    """The receipts that a trace holds of one reader, and what they speak of, in memory."""
+
+    def __init__(self, trace: xr.Dataset, reader: str) -> None:
+        self.reader, self.about, self.tokens = reader, _about(trace), _recorded(trace, reader)
+        if len(self.tokens):
+            rows = trace[list(_COLUMNS)].sel({schema.READER: reader}).isel({schema.TOKEN: self.tokens})
+            self.columns = {name: rows[name].values for name in _COLUMNS}
+
+    def receipt(self, token: int) -> dict[str, Any] | None:
+        at = int(np.searchsorted(self.tokens, token))
+        if at == len(self.tokens) or self.tokens[at] != token:
+            return None
+        row = {name: values[at] for name, values in self.columns.items()}
+        there = row[schema.RECEIPT_SOURCE] >= 0
+        sources, shares = row[schema.RECEIPT_SOURCE][there], row[schema.RECEIPT_SHARE][there]
+        held = row[schema.RECEIPT_LEAVE_ONE_OUT][there]
+        rows = {"share": shares, "held": held, "replay": np.full(len(held), np.nan)}
+        figures = _figures(
+            *(float(row[n]) for n in (schema.RECEIPT_GAIN, schema.RECEIPT_GROSS, schema.RECEIPT_RESIDUAL))
+        )
+        return _as_json(self.about, self.reader, token, sources, rows) | figures | _by_distance(token - sources, shares)
+
+
+def _about(trace: xr.Dataset) -> xr.Dataset:
+    """What the tokens of a trace are, in memory."""
+    names = (schema.TOKEN_ID, schema.TOKEN_TEXT, schema.POSITION)
+    return xr.Dataset(coords={name: trace[name].variable for name in names}, attrs=trace.attrs).load()
 
 
 def _recorded(trace: xr.Dataset, reader: str) -> np.ndarray:

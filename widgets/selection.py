@@ -36,7 +36,7 @@ class Selection(housekeeping.Housed, AnyWidget):
     span : (int, int) or None
         First token, and one past the last, of a brushed stretch.
     receipt : dict
-        The last receipt that a view computed because it was asked to: "reader", "token", "sources", "shares".
+        The last receipt that a view computed when asked to: "reader", "token", "gain", "gross", "sources", "shares".
     """
 
     _esm = "export default {};"
@@ -148,7 +148,8 @@ def require_tokens(trace: xr.Dataset) -> None:
 def most_telling(trace: xr.Dataset, selection: Selection) -> int:
     """The token whose gain is largest, of those with a receipt if there are any."""
     nll = trace[NLL]
-    gain = nll.sel({READER: selection.baseline}).values - nll.sel({READER: selection.reader}).values
+    with np.errstate(invalid="ignore"):
+        gain = nll.sel({READER: selection.baseline}).values - nll.sel({READER: selection.reader}).values
     known = _has_receipt(trace, selection.reader)
     gain = np.where(known, gain, -np.inf) if known.any() else gain
     return int(np.argmax(np.nan_to_num(gain, nan=-np.inf)))

@@ -67,6 +67,19 @@ class LabNotebook:
         )
         self._finish(check)
 
+    def start_cell(self, index: int) -> None:
+        """Run the cell at `index`, and do not wait until it has."""
+        self.page.evaluate(
+            """index => {
+              const notebook = openNotebook().content;
+              notebook.deselectAll();
+              notebook.activeCellIndex = index;
+              jupyterapp.commands.execute("notebook:run-cell");
+            }""",
+            index,
+        )
+        self.page.wait_for_function("() => openNotebook().sessionContext.session?.kernel?.status === 'busy'")
+
     def _finish(self, check: bool) -> None:
         self.wait_idle()
         if check:

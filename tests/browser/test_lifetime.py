@@ -1,6 +1,7 @@
 """Views come and go: a cell run again replaces what it made, in the page and in the kernel; closing frees it."""
 
 import pytest
+from playwright.sync_api import expect
 
 from .watching import heap
 
@@ -54,6 +55,20 @@ def test_a_closed_view_leaves_the_page_and_the_kernel(open_notebook, page):
     assert notebook.ask("[ref() is None for ref in made]") == [True]
 
 
-def test_a_view_that_is_closed_at_once_leaves_a_sentence(open_notebook, page):
-    notebook = open_notebook([IMPORTS, "from widgets import Receipts\nview = Receipts(trace)\nview", "view.close()"])
+def test_ten_runs_of_a_cell_with_a_selection_leave_one(open_notebook, page):
+    shared = "chosen = Selection(trace)\ndisplay(DocumentLens(trace, selection=chosen))"
+    notebook = open_notebook([IMPORTS + "from widgets import DocumentLens, Selection", shared], run=False)
+    notebook.run_cell(0)
+    counts = []
+    for _ in range(11):
+        notebook.run_cell(1)
+        page.locator(".fwl").wait_for()
+        counts.append(notebook.ask("len(_instances)"))
+    assert counts == counts[:1] * 11
+
+
+def test_a_view_whose_selection_is_gone_says_so(open_notebook, page):
+    cell = "from widgets import Receipts\nview = Receipts(trace)\nview.selection.close()\nview"
+    notebook = open_notebook([IMPORTS, cell])
     assert notebook.errors() == []
+    expect(notebook.outputs(1)).to_contain_text("closed before it could be shown")

@@ -63,7 +63,7 @@ def test_a_text_is_read_as_it_is_typed(open_notebook, page, serious_violations):
     expect(status).to_contain_text(f"{len(nll['fwl'])} tokens: base ")
     # The caret is at the last token, whose figures are read out.
     page.keyboard.press("End")
-    expect(status).to_contain_text(f"token {len(nll['fwl'])} ")
+    expect(status).to_contain_text(f"token {len(nll['fwl']) - 1} ")
     expect(status).to_contain_text(f"FWL {nll['fwl'][-1]:.2f}")
     page.keyboard.press("Backspace")
     shown(view, TEXT[:-1])
@@ -180,3 +180,31 @@ def test_256_tokens_are_answered_soon(open_notebook, page, budget):
     assert notebook.ask("pad.trace.sizes['token']") >= 256
     budget("LivePad: 256 tokens, another text, three readers", statistics.median(times), 500, "ms")
     budget("LivePad: 256 tokens, one letter more, three readers", statistics.median(typed), 500, "ms")
+
+
+def test_nothing_typed_is_lost_while_the_kernel_is_busy(open_notebook, page):
+    """What was sent comes back late, when more has been typed: it must not replace that."""
+    busy = "import time\ntime.sleep(4)"
+    notebook = open_notebook([CELL, busy], run=False)
+    notebook.run_cell(0)
+    field = page.locator(".fwl-live_pad").get_by_label("text to read")
+    expect(field).to_be_visible()
+    notebook.start_cell(1)
+    field.focus()
+    page.evaluate("""() => {
+      const field = document.querySelector(".fwl-live_pad textarea");
+      window.lengths = [];
+      (function look() { lengths.push(field.value.length); requestAnimationFrame(look); })();
+    }""")
+    for letters in ("import os", "\nimport sys", "\nimport re"):
+        page.keyboard.type(letters)
+        page.wait_for_timeout(3 * PAUSE)  # each is sent, and waits
+    notebook.wait_idle()
+    page.keyboard.type("\nimport json", delay=60)
+    shown(page.locator(".fwl-live_pad"), "import os\nimport sys\nimport re\nimport json")
+    lengths = page.evaluate("lengths")
+    assert lengths == sorted(lengths)
+    # What the kernel sets is shown, though it was typed here before.
+    notebook.ask("pad.set_trait('text', 'import os')")
+    shown(page.locator(".fwl-live_pad"), "import os")
+    expect(field).to_have_value("import os")

@@ -55,13 +55,18 @@ def test_the_quickstart_ends_with_all_views(open_notebook, page, tmp_path, look)
     notebook.expect("'self' in str(trace.token_text.values[views.selection.token])")
     page.keyboard.press("Escape")
     # A receipt that the trace does not hold is computed when its view is asked.
-    token = notebook.ask("int(gains.values.argsort()[-9])")
+    token = notebook.ask(
+        "max((t for t, gain in enumerate(trace.receipt_gain.sel(reader='fwl').values) if t > 64 and gain != gain),"
+        " key=lambda t: float(trace.nll.sel(reader='base')[t] - trace.nll.sel(reader='fwl')[t]))"
+    )
     assert notebook.ask(f"views.selection.set_trait('token', {token})") is None
     expect(status).to_contain_text(f" at {token:,} ")
-    compute = receipts.get_by_role("button", name="compute")
-    if compute.count():
-        compute.first.click()
-    expect(receipts.locator("[role=option]").first).to_be_visible()
+    receipts.get_by_role("button", name="Compute it").click()
+    expect(receipts.locator(".fwl-status")).to_contain_text(f" at {token:,}: FWL gained")
+    assert notebook.ask("list(views.receipts._computed)") == [["fwl", token]]
+    # Now the text shows who paid, too.
+    expect(lens.locator(".fwl-sources button").first).to_be_visible()
+    assert notebook.ask("views.selection.receipt['token']") == token
     # Play, and stop.
     scope.focus()
     page.keyboard.press("Home")

@@ -172,7 +172,9 @@ def test_a_saved_page_shows_plan_and_summary_and_says_what_it_cannot(open_file, 
     console.settings = console.settings | {"readers": ["base", "fwl"]}
     console.start()
     assert console._worker.wait(60) and console.run["phase"] == "done"
-    page = open_file(console.to_html(tmp_path / "console.html"))
+    path = console.to_html(tmp_path / "console.html")
+    assert "http://" not in (saved := path.read_text(encoding="utf-8")) and "https://" not in saved
+    page = open_file(path)
     console.close()
     view = page.locator(".fwl-run_console")
     expect(view.locator(".fwl-why")).to_have_text("saved view: browsing works, reading needs a kernel")

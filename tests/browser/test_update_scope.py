@@ -118,6 +118,18 @@ def test_it_plays_pauses_and_stops_at_the_end(open_notebook, page):
     page.wait_for_function("() => Number(document.querySelector('.fwl-figures').dataset.token) > 704")
     page.keyboard.press(" ")
     page.wait_for_function("() => document.querySelector('.fwl-play').textContent.includes('play')")
+    notebook.expect("selection.token > 704")
+    still = notebook.ask("selection.token")
+    page.wait_for_timeout(500)
+    assert notebook.ask("selection.token") == still
+    # However often it was started: 32 tokens a second.
+    for _ in range(5):
+        page.keyboard.press(" ")
+    start, first = time.perf_counter(), notebook.ask("selection.token")
+    page.wait_for_timeout(2500)
+    page.keyboard.press(" ")
+    page.wait_for_function("() => document.querySelector('.fwl-play').textContent.includes('play')")
+    assert 0 < notebook.ask("selection.token") - first < 32 * (time.perf_counter() - start) + 16
     end = notebook.ask("int((trace.document == trace.document[700]).values.nonzero()[0][-1])")
     notebook.ask(f"selection.set_trait('token', {end - 5})")
     page.wait_for_function(DRAWN, arg=end - 5)

@@ -278,8 +278,8 @@ async function render({ model, el, signal }) {
   place.on(["token"], selectionMoved);
   place.on(["reader", "baseline"], () => { restyle(); tell(); showToken(); if (asTable) showTable(true); });
   place.on(["receipt"], () => {
-    const { reader, token: at, sources, shares } = place.get("receipt");
-    computed.set(`${at} ${reader}`, { sources, shares });
+    const { reader, token: at, ...paid } = place.get("receipt");
+    computed.set(`${at} ${reader}`, paid);
     showToken();
   });
   place.on(["pinned", "span"], () => pane.remark());

@@ -69,14 +69,15 @@ function readersTable(answer, place, styles) {
   return table("figures of each reader", ["reader", "NLL [nat]", "gain [nat]", ...(ranked ? ["rank"] : [])], rows);
 }
 
-/** Where the gain came from: sources as buttons, or how to have them. */
-function paidBy({ sources, shares }, texts, jump, token_) {
+/** Where the gain came from: sources as buttons, or how to have them. A receipt's own gain is over θ₀, whatever the baseline. */
+function paidBy({ sources, shares, gain, gross }, texts, jump, token_) {
   if (sources === undefined) return [h("h4", {}, "Who paid"), h("p", {}, "No receipt is recorded for this token: add_receipts(trace, model, tokens)")];
   const rows = sources.map((source, i) => button(
     [token(texts(source)), ` ${signed(shares[i])}`], () => jump(source),
     { class: shares[i] < 0 ? "costs" : null, title: `token ${whole(source)}, ${whole(token_ - source)} earlier; click to go there` },
   ));
-  return [h("h4", {}, "Who paid [nat]"), h("p", {}, "Outlined in the text and in the map: solid paid, dashed cost."), h("div", { class: "fwl-sources" }, rows)];
+  return [h("h4", {}, `Who paid for ${signed(gain)} nat`),
+    h("p", {}, `Gained over θ₀, the same reader before it adapts; gross ${fixed(gross)}. Outlined in the text and in the map: solid paid, dashed cost.`), h("div", { class: "fwl-sources" }, rows)];
 }
 
 /** The tokens around the selected one, with figures. */

@@ -79,7 +79,7 @@ function compareWords({ head, state, view, place, compared, known, intervals, ch
     if (state.tab === "tokens") return [h("span", { class: "fwl-none" }, told)];
     const [legend, hollow] = state.tab === "cost" ? [readers, "another reader saves as much for less"]
       : [others(), "no interval, one document only"];
-    return [...legend.flatMap(named), h("span", { class: "fwl-none" }, ` hollow: ${hollow}`)];
+    return [...legend.flatMap((name) => [marked(style(name)), ` ${printable(label(name))} `]), h("span", { class: "fwl-none" }, ` hollow: ${hollow}`)];
   }
   function speak() {
     const name = chosen(), gain = intervals().content?.gain[name], said = stretch();

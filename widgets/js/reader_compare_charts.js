@@ -21,6 +21,21 @@ function intervalText(estimate, digits = 3) {
 /** A sum of nats: whole numbers where they are large. */
 const nats = (x) => (Math.abs(x) < 100 ? brief(x) : whole(Math.round(x)).replace("-", "−"));
 
+/** A reader's line and the mark of its run, as a small picture. */
+function marked(style) {
+  const node = swatch(style), shape = MARKS[style.run % MARKS.length];
+  const [tag, attributes] = {
+    circle: ["circle", { cx: 13, cy: 5, r: 4 }],
+    square: ["rect", { x: 9, y: 1, width: 8, height: 8 }],
+    diamond: ["polygon", { points: "13,0 18,5 13,10 8,5" }],
+    triangle: ["polygon", { points: "13,0 18,9 8,9" }],
+  }[shape];
+  const drawn = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries({ ...attributes, fill: style.colour })) drawn.setAttribute(name, value);
+  node.append(drawn);
+  return node;
+}
+
 function mark(context, style, x, y, size, filled = true) {
   context.beginPath();
   const shape = MARKS[style.run % MARKS.length];

@@ -141,14 +141,15 @@ async function render({ model, el, signal }) {
   /** Ask for a receipt that takes seconds to minutes; the other views may have it too. */
   function compute() {
     const question = { kind: "compute", reader: place.get("reader"), token: place.get("token") }, { reader, token: at } = question;
-    const named = `${at} ${reader}`;
-    if (!computing.has(named)) {
-      computing.set(named, ask(question).then((answer) => {
+    const key = `${at} ${reader}`;
+    if (!computing.has(key)) {
+      computing.set(key, ask(question).then((answer) => {
         head.recorded[reader] = [...new Set([...head.recorded[reader], at])].sort((a, b) => a - b);
-        const { sources } = answer.content;
-        place.set({ receipt: { reader, token: at, sources: sources.map((row) => row.token), shares: sources.map((row) => row.share) } });
+        const { sources, gain, gross } = answer.content;
+        const [named, shares] = ["token", "share"].map((what) => sources.map((row) => row[what]));
+        place.set({ receipt: { reader, token: at, gain, gross, sources: named, shares } });
         return answer;
-      }).finally(() => computing.delete(named)));
+      }).finally(() => computing.delete(key)));
     }
     load();
   }
