@@ -63,7 +63,7 @@ def test_a_question_is_answered_under_its_own_id(asked):
     assert sent == [({"id": "a-1", "double": 8}, [b"\x00\xff"])]
 
 
-@pytest.mark.parametrize(("question", "said"), [({"number": 6}, "that is more than five"), ({}, "'number'")])
+@pytest.mark.parametrize(("question", "said"), [({"number": 6}, "that is more than five"), ({}, "KeyError: 'number'")])
 def test_what_goes_wrong_is_an_answer_too(asked, question, said):
     view, sent = asked
     view._handle_custom_msg({"id": "a-2", **question}, [])

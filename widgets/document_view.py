@@ -28,6 +28,10 @@ BETTER: Final = ("#5aa9e8", "#1c65b0")
 WORSE: Final = ("#f5a04e", "#9c530c")
 MUTED: Final = ("#5b6470", "#9aa3b0")
 
+#: Letters that look like nothing.
+_BLANK: Final = "\u115f\u1160\u2800\u3164\uffa0"
+#: A token whose text is with an earlier one: a later byte of a character.
+PART: Final = "‧"
 _PAGE: Final = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -189,8 +193,8 @@ def _character(c: str) -> str:
 
 
 def _acts(c: str) -> bool:
-    """Whether a character would do something to the page instead of being seen; joiners inside emoji may stay."""
-    return unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp", "Cn") and c != "\u200d"
+    """Whether a character would act on the page, or look like nothing, instead of being seen; emoji may join."""
+    return c not in "\u200d " and (unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp", "Zs", "Cn") or c in _BLANK)
 
 
 def _symbol(c: str) -> str:
@@ -203,6 +207,7 @@ def _symbol(c: str) -> str:
 def quoted(text: str) -> str:
     """Token text on one line for the bar, as an attribute value."""
     plain = "".join({"\n": "↵", "\t": "⇥"}.get(c) or (_symbol(c) if _acts(c) else c) for c in text)
+    plain = plain or PART
     # Isolated here as well, by a pair of characters, since an attribute has no markup.
     return html.escape(f"\u2068{plain}\u2069")
 
@@ -235,7 +240,7 @@ def _tokens(texts: list[str], nll: np.ndarray, gain: np.ndarray, limit: float, s
         data = f'data-p="{position:,}" data-t="{quoted(text)}" data-g="{value:+.2f}"{numbers}'
         # A notebook that is not trusted shows no stylesheet; where there is one, it says the colour.
         ground = f' style="background-color:{colour(step, 0)};color:{INK[0]}"' if step else ""
-        parts.append(f'<span class="{_class(step)}"{ground} {data}>{visible(text)}</span>')
+        parts.append(f'<span class="{_class(step)}"{ground} {data}>{visible(text) or f"<i>{PART}</i>"}</span>')
     return "".join(parts)
 
 

@@ -63,7 +63,7 @@ class LivePad(View):
     settings = traitlets.Dict().tag(sync=True)
     reading = traitlets.Dict({"phase": "empty"}).tag(sync=True)
     progress = traitlets.Float(0.0).tag(sync=True)
-    given = traitlets.Int(0).tag(sync=True)  # how often the text was set here, not typed: then the page shows it
+    given = traitlets.Int(0).tag(sync=True)  # how often text or settings were set here: the page takes those over
 
     def __init__(self, model: Any, *, text: str = "", readers: Mapping[str, Any] | None = None) -> None:
         from fwl_lab.scoring import READERS
@@ -75,7 +75,7 @@ class LivePad(View):
         self._worker = Worker()
         self._found: tuple[Any, dict[str, np.ndarray], dict[str, float]] | None = None
         self._trace: xr.Dataset | None = None
-        self._typed: str | None = None  # what the page sent last
+        self._sent: dict[str, Any] = {}  # text and settings, as the page sent them last
         rule = None if model.block is None else model.block.rule
         colours = theme.colours(names)
         head = {
@@ -101,9 +101,9 @@ class LivePad(View):
             case "hello":
                 return {}, []
             case "read":
-                self._typed = str(question["text"])
+                self._sent = {"text": str(question["text"]), "settings": dict(question["settings"])}
                 with self.hold_trait_notifications():
-                    self.text, self.settings = self._typed, dict(question["settings"])
+                    self.text, self.settings = self._sent["text"], self._sent["settings"]
                 return {}, []
             case "cancel":
                 self.cancel()
@@ -170,8 +170,8 @@ class LivePad(View):
     def _read_soon(self, change: traitlets.Bunch | None = None) -> None:
         if self.comm is None:
             return
-        if change is not None and change.name == "text" and change.new != self._typed:
-            self._typed, self.given = None, self.given + 1
+        if change is not None and change.new != self._sent.get(change.name):
+            self._sent, self.given = {}, self.given + 1
         text, settings = self.text, dict(self.settings)
         self._worker.submit(lambda stopped: self._read(text, settings, stopped))
 

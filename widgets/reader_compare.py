@@ -78,7 +78,7 @@ class ReaderCompare(View):
         for one in runs.values():
             require_tokens(one)
         found = compared_runs.sources(runs)
-        unknown = [name for name in found if selection is not None and name not in selection._readers]
+        unknown = [name for name in found if selection is not None and name not in selection.readers]
         if unknown:
             raise ValueError(
                 f"the selection knows no reader {', '.join(map(repr, unknown))}; expected one made for all runs: "

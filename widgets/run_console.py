@@ -69,6 +69,7 @@ class RunConsole(View):
         from fwl_lab.scoring import READERS, USUAL
 
         self._turn, self._stop = threading.Lock(), threading.Event()
+        self._change = threading.RLock()  # of `run`, which the page and the worker's thread change
         self._worker, self._aside = Worker(), ThreadPoolExecutor(max_workers=1)
         self._made: dict[tuple[str, str], Any] = {}
         self._models: dict[str, Any] = {}
@@ -192,10 +193,11 @@ class RunConsole(View):
 
     def cancel(self) -> bool:
         """Stop after the call under way and keep what all readers have read; False where nothing runs."""
-        if self.run["phase"] not in BUSY:
-            return False
-        self._stop.set()
-        self.run = self.run | {"phase": "stopping"}
+        with self._change:
+            if self.run["phase"] not in BUSY:
+                return False
+            self._stop.set()
+            self.run = self.run | {"phase": "stopping"}
         return True
 
     def close(self) -> None:
@@ -247,8 +249,9 @@ class RunConsole(View):
         self._show({"phase": phase, **read, **kept})
 
     def _show(self, run: dict[str, Any]) -> None:
-        if self.comm is not None and not (self._stop.is_set() and run["phase"] in BUSY):
-            self.run = run
+        with self._change:
+            if self.comm is not None and not (self._stop.is_set() and run["phase"] in BUSY):
+                self.run = run
 
     # -- what was chosen --------------------------------------------------------------------------------------------
 
@@ -266,7 +269,7 @@ class RunConsole(View):
 
     def _chosen_lengths(self, settings: Mapping[str, Any]) -> list[int]:
         """Tokens to read of each chosen document; ValueError where a choice is missing or no choice."""
-        run_planning.check(settings)
+        run_planning.check(settings, len(self.documents))
         lengths, most = self.lengths(), settings["max_tokens"]
         return [min(lengths[i], most or lengths[i]) for i in settings["documents"]]
 

@@ -20,6 +20,8 @@ RECORDS: Final = {
     "factors": ("factors of Δθ", "also what makes Δθ at any token: for UpdateScope, receipts and surgery"),
 }
 #: The notebook that reads one document, from the project's folder.
+#: What is chosen in a console.
+SETTINGS: Final = ("device", "documents", "folder", "max_tokens", "readers", "record")
 NOTEBOOK: Final = "notebooks/00_quickstart.ipynb"
 #: Tokens that are read to find a reader's speed, and before them, so that what happens only once is not timed.
 PROBED: Final = 256
@@ -67,8 +69,12 @@ def recorder(record: str, byte_budget: str | int) -> Any:
     return None if record == "nothing" else Recorder(factors=record == "factors", byte_budget=byte_budget)
 
 
-def check(settings: Mapping[str, Any]) -> None:
-    """ValueError where a choice is missing, or is no choice; says what to do."""
+def check(settings: Mapping[str, Any], documents: int) -> None:
+    """ValueError where a choice is missing, or is no choice among so many documents; says what to do."""
+    if missing := [name for name in SETTINGS if name not in settings]:
+        raise ValueError(f"settings say nothing of {missing[0]!r}; expected {', '.join(SETTINGS)}.")
+    if outside := [i for i in settings["documents"] if not 0 <= i < documents]:
+        raise ValueError(f"document {outside[0]} is chosen; expected 0 to {documents - 1}.")
     if not settings["documents"]:
         raise ValueError("no document is chosen; tick at least one.")
     if not settings["readers"]:

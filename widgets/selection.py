@@ -23,6 +23,8 @@ class Selection(housekeeping.Housed, AnyWidget):
 
     Attributes
     ----------
+    readers : list of str
+        All there are.
     reader, baseline : str
         Whose scores are looked at, and against whose.
     token : int
@@ -55,15 +57,15 @@ class Selection(housekeeping.Housed, AnyWidget):
         require_tokens(trace)
         self._users: WeakSet[Any] = WeakSet()  # views
         self._passing = False
-        self._readers = [str(name) for name in trace[READER].values]
+        self.readers = [str(name) for name in trace[READER].values]
         self._parameters = [str(name) for name in trace[PARAMETER].values] if PARAMETER in trace.variables else []
         self._grid = trace[UPDATE_TOKEN].values.astype(int) if UPDATE_TOKEN in trace.variables else np.zeros(0, int)
         self._tokens = trace.sizes[TOKEN]
-        moving = [name for name in self._readers if name not in _STILL]
+        moving = [name for name in self.readers if name not in _STILL]
         explained = [name for name in moving if _has_receipt(trace, name).any()]
         super().__init__(
-            reader=reader if reader is not None else (explained or moving or self._readers)[-1],
-            baseline=BASE if BASE in self._readers else self._readers[0],
+            reader=reader if reader is not None else (explained or moving or self.readers)[-1],
+            baseline=BASE if BASE in self.readers else self.readers[0],
             token=token,
             parameter=next((name for name in ("W2", *self._parameters) if name in self._parameters), ""),
         )
@@ -93,7 +95,7 @@ class Selection(housekeeping.Housed, AnyWidget):
 
     @traitlets.validate("reader", "baseline")
     def _known_reader(self, proposal: traitlets.Bunch) -> str:
-        return _one_of(proposal.value, self._readers, "reader")
+        return _one_of(proposal.value, self.readers, "reader")
 
     @traitlets.validate("parameter")
     def _known_parameter(self, proposal: traitlets.Bunch) -> str:

@@ -108,13 +108,21 @@ def still_picture(trace: xr.Dataset, reader: str, parameter: str) -> str:
     most = float(norms[np.isfinite(norms)].max(initial=0.0)) or 1.0
     picked = np.unique(np.linspace(0, len(x) - 1, min(len(x), max(24, _POINTS // len(parameters)))).astype(int))
     across = 50 + (_WIDE - 60) * x[picked] / max(trace.sizes[schema.TOKEN] - 1, 1)
+    # A line for each document, from 0 where it begins, unless what was learned is carried on.
+    documents = trace[schema.DOCUMENT].values
+    carried = str(trace.attrs.get(schema.CARRY)) == "true"
+    own = np.zeros(len(picked), int) if carried else documents[x[picked]]
+    begins = 50 + (_WIDE - 60) * np.searchsorted(documents, own) / max(len(documents) - 1, 1)
     lines = []
     for entry, row in sorted(zip(parameters, norms, strict=True), key=lambda pair: pair[0]["name"] == parameter):
         up = _HIGH - 30 - (_HIGH - 50) * row[picked] / most
         finite = np.isfinite(up)
-        points = " ".join(f"{a:.0f},{b:.0f}" for a, b in zip(across[finite], up[finite], strict=True))
         width = 3 if entry["name"] == parameter else 1
-        lines.append(f'<polyline points="{points}" fill="none" stroke="{entry["colour"]}" stroke-width="{width}"/>')
+        for document in np.unique(own[finite]):
+            here = finite & (own == document)
+            points = " ".join(f"{a:.0f},{b:.0f}" for a, b in zip(across[here], up[here], strict=True))
+            points = f"{begins[here][0]:.0f},{_HIGH - 30} {points}"
+            lines.append(f'<polyline points="{points}" fill="none" stroke="{entry["colour"]}" stroke-width="{width}"/>')
     unit = "‖Δθ‖ / ‖θ₀‖" if relative else "‖Δθ‖"
     ink = f'fill="{MUTED[0]}"'
     drawing = (

@@ -1,6 +1,7 @@
 """What every view in the browser is made of: a selection it shares, data it starts with, questions it can ask."""
 
 import inspect
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
@@ -16,6 +17,7 @@ from fwl_lab.trace import READER
 from widgets import housekeeping, theme
 from widgets.selection import Selection
 
+_log: Final = logging.getLogger(__name__)
 _JS: Final = Path(__file__).parent / "js"
 _LOADER: Final = (_JS / "loader.js").read_text(encoding="utf-8")
 WIDGET: Final = "application/vnd.jupyter.widget-view+json"
@@ -138,11 +140,14 @@ class View(housekeeping.Housed, anywidget.AnyWidget):
 
 
 def _or_why(answer: Callable[[], Any]) -> Any:
-    """What a function returns, or the error it raises as an answer."""
+    """What a function returns, or the error it raises as an answer; one that is not meant for people is logged, too."""
     try:
         return answer()
+    except (ValueError, traitlets.TraitError) as error:
+        return {"error": str(error)}, []
     except Exception as error:
-        return {"error": str(error) or type(error).__name__}, []
+        _log.exception("a question of the page failed")
+        return {"error": f"{type(error).__name__}: {error}"}, []
 
 
 def finite(content: Any) -> Any:

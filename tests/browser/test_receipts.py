@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
 
@@ -92,3 +93,43 @@ def test_a_saved_page_needs_nothing(open_file, tmp_path):
     page.get_by_text("saved view: browsing works, this needs a kernel").wait_for()
     page.keyboard.press("Backspace")
     rows.first.wait_for()
+
+
+def test_a_receipt_that_comes_late_leaves_the_newer_one_alone(open_notebook, page):
+    late = """
+import threading
+from fwl_lab.testing import make_trace
+from widgets import Receipts, Selection
+trace = make_trace(2, tokens=900, documents=2)
+gain = trace.receipt_gain.sel(reader="fwl").values
+known = np.flatnonzero(np.isfinite(gain))
+go_on, ended = threading.Event(), threading.Event()
+selection = Selection(trace, token=int(known[5]) + 1)
+
+def fails_late(reader, token):
+    go_on.wait(60)
+    ended.set()
+    raise ValueError("it came too late")
+
+view = Receipts(trace, model=object(), selection=selection)
+view._compute = fails_late
+view
+"""
+    notebook = open_notebook(["import numpy as np", late])
+    view = page.locator(".fwl-receipts")
+    view.get_by_role("button", name="Compute it").click()
+    expect(view.get_by_text("Splitting the gain")).to_be_visible()
+    view.focus()
+    page.keyboard.press("n")
+    expect(view.locator("[role=option]").first).to_be_visible()
+    assert notebook.ask("selection.token == int(known[6])")
+    page.wait_for_timeout(600)  # longer than it takes to say that something takes long
+    notebook.ask("go_on.set()")
+    assert notebook.ask("ended.wait(30)")
+    page.wait_for_timeout(300)
+    expect(view.locator("[role=option]").first).to_be_visible()
+    assert "late" not in view.inner_text()
+    # Back there, nothing is under way any more.
+    page.keyboard.press("Escape")
+    notebook.ask("selection.set_trait('token', int(known[5]) + 1)")
+    expect(view.get_by_role("button", name="Compute it")).to_be_visible()

@@ -109,6 +109,23 @@ def test_zooming_gives_exact_values_by_pointer_and_by_keys(open_notebook, page):
     page.wait_for_function("() => document.querySelector('.fwl-figures').dataset.zoomed === 'false'")
 
 
+def test_zooming_into_a_cell_that_stands_for_several_entries_finds_the_one_it_shows(open_notebook, page):
+    notebook = open_notebook([LARGE])
+    view = page.locator(".fwl-update_scope")
+    for token in (1500, 800):
+        notebook.ask(f"selection.set_trait('token', {token})")
+        page.wait_for_function(DRAWN, arg=token)
+        view.focus()
+        page.mouse.move(1, 1)
+        page.keyboard.press("Enter")
+        page.wait_for_function("() => document.querySelector('.fwl-figures').dataset.zoomed === 'true'")
+        largest = notebook.ask(f"float(abs(view._delta('fwl', 'W1', {token}).values).max())")
+        # Of cells that differ by less than their codes tell, the first is zoomed into.
+        assert abs(float(status(page).split(": ")[1].replace("−", "-"))) == pytest.approx(largest, rel=0.02)
+        page.keyboard.press("Escape")
+        page.wait_for_function("() => document.querySelector('.fwl-figures').dataset.zoomed === 'false'")
+
+
 def test_it_plays_pauses_and_stops_at_the_end(open_notebook, page):
     notebook = open_notebook([CELL])
     page.wait_for_function(DRAWN, arg=700)

@@ -40,8 +40,9 @@ function brief(x) {
 /** A number of things: 1 token, 2,000 tokens. */
 const many = (count, what) => `${whole(count)} ${what}${count === 1 ? "" : "s"}`;
 
-// What would act on the page instead of being seen; joiners inside emoji may stay.
-const ACTING = /(?!\u200d)[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cn}\p{Cs}]/u;
+// What would act on the page, or look like nothing, instead of being seen; joiners inside emoji may stay.
+const ACTING = /(?![\u200d ])[\p{Cc}\p{Cf}\p{Z}\p{Cn}\p{Cs}\u115f\u1160\u2800\u3164\uffa0]/u;
+const PART = "‧"; // a token whose text is with an earlier one: a later byte of a character
 
 /** A visible stand-in for a character that acts: Unicode's control pictures where there are any, else its code. */
 function symbol(character) {
@@ -54,7 +55,7 @@ function symbol(character) {
 function printable(text) {
   const inner = [...text].map((c) => (c === "\n" ? "↵" : c === "\t" ? "⇥" : ACTING.test(c) ? symbol(c) : c)).join("");
   const marked = inner.replace(/^ +| +$/g, (spaces) => "␣".repeat(spaces.length));
-  return marked === "" ? "∅" : marked;
+  return marked === "" ? PART : marked;
 }
 
 /** Token text as an element of its own direction, for one line. */

@@ -9,6 +9,7 @@ const segmenter = typeof Intl.Segmenter === "function" ? new Intl.Segmenter(unde
 /** What is seen as one character, as {shown, columns, kind}: kind is "", "break", "tab" or "symbol". */
 function cellsOf(text) {
   const pieces = PLAIN.test(text) || !segmenter ? [...text] : Array.from(segmenter.segment(text), (part) => part.segment);
+  if (text === "") return [{ shown: PART, columns: 1, kind: "symbol" }];
   const blank = /^ +$/.test(text);
   return pieces.flatMap((piece) => {
     if (piece === "\n") return { shown: "↵", columns: 1, kind: "break" };
@@ -26,7 +27,7 @@ function cellsOf(text) {
 
 /** A distinct text, with what wrapping asks about it. */
 function parse(text) {
-  const plain = PLAIN.test(text) && !/^ +$/.test(text);
+  const plain = PLAIN.test(text) && !/^ *$/.test(text);
   const cells = plain ? null : cellsOf(text);
   return {
     text, plain, cells,

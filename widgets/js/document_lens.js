@@ -166,6 +166,12 @@ async function render({ model, el, signal }) {
     pane.remark();
   }
 
+  /** Take over the receipt that was computed last. */
+  function learn() {
+    const { reader, token: at, ...paid } = place.get("receipt");
+    if (reader !== undefined) computed.set(`${at} ${reader}`, paid);
+  }
+
   function selectionMoved() {
     walk.column = null;
     lens.sources = new Map();
@@ -277,13 +283,10 @@ async function render({ model, el, signal }) {
   signal.addEventListener("abort", () => model.off("change:measure", restyle));
   place.on(["token"], selectionMoved);
   place.on(["reader", "baseline"], () => { restyle(); tell(); showToken(); if (asTable) showTable(true); });
-  place.on(["receipt"], () => {
-    const { reader, token: at, ...paid } = place.get("receipt");
-    computed.set(`${at} ${reader}`, paid);
-    showToken();
-  });
+  place.on(["receipt"], () => { learn(); showToken(); });
   place.on(["pinned", "span"], () => pane.remark());
 
+  learn();
   pane.layOut();
   restyle();
   if (here() > 0) pane.reveal(here());

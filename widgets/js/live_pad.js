@@ -1,12 +1,15 @@
 // LivePad: type, and see what was learned from the text and what is expected next.
 
 const PAUSE = 150; // ms without a key before a text is read
+const LATE = 64; // texts that may be on their way back at once
+const NAMES = ["readers", "step_scale", "inner_batch", "segment"]; // of settings, in one order
 
 async function render({ model, el, signal }) {
   const ask = asker(model, signal);
   const head = model.get("head"), styles = head.readers;
   let settings = model.get("settings"), kind = "gain", watched = null, asTable = false, at = null, kernel = true;
-  const sent = new Set([model.get("text")]); // texts that went to the kernel from here: they come back, and are no news
+  // What went to the kernel from here comes back, later or much later, and is no news.
+  const sent = new Set([model.get("text")]), asked = new Set();
 
   const view = frame(el, {
     name: "live_pad", label: "LivePad", signal,
@@ -25,7 +28,11 @@ async function render({ model, el, signal }) {
   // -- what is read, and how ----------------------------------------------------------------------------------------
 
   const send = () => {
-    sent.add(text.field.value);
+    for (const [kept, one] of [[sent, text.field.value], [asked, JSON.stringify(settings, NAMES)]]) {
+      kept.delete(one);
+      kept.add(one);
+      if (kept.size > LATE) kept.delete(kept.values().next().value);
+    }
     ask({ kind: "read", text: text.field.value, settings }).catch(refuse);
   };
   const soon = settled(() => { if (kernel) send(); }, PAUSE);
@@ -199,14 +206,16 @@ async function render({ model, el, signal }) {
     text.field.value = model.get("text");
     draw();
   }
-  model.on("change:text", () => { if (!sent.has(model.get("text"))) adopt(); });
-  model.on("change:given", adopt);
-  model.on("change:settings", () => {
+  function adoptSettings() {
+    asked.clear();
     settings = model.get("settings");
     for (const [name, one] of Object.entries(sliders)) one.put(settings[name]);
     checks.forEach((node) => { const box = node.querySelector("input"); box.checked = settings.readers.includes(box.value); });
     draw();
-  });
+  }
+  model.on("change:text", () => { if (!sent.has(model.get("text"))) adopt(); });
+  model.on("change:settings", () => { if (!asked.has(JSON.stringify(model.get("settings"), NAMES))) adoptSettings(); });
+  model.on("change:given", () => { adopt(); adoptSettings(); });
   onTheme(draw, signal);
   draw();
   if (model.get("reading").phase === "empty" && model.get("text") !== "") wait();

@@ -15,8 +15,10 @@ export default {
     try {
       return await view.render(given);
     } catch (error) {
+      given.el.textContent = error.message === "widget model not found"
+        ? "This view was closed before it could be shown; run its cell again."
+        : `This view could not be shown (${error.message}). Run its cell again; if that does not help, it is a defect of the view: the browser's console says where.`;
       if (error.message !== "widget model not found") throw error;
-      given.el.textContent = "This view was closed before it could be shown; run its cell again.";
     }
   },
 };

@@ -56,5 +56,9 @@ for (const [id, model] of Object.entries(saved)) models.set(id, new SavedModel(m
 const places = [...document.querySelectorAll("[data-model]")];
 Promise.all(places.map((place) => {
   const id = place.dataset.model;
-  return viewModules[saved[id].kind].render({ model: models.get(id), el: place, signal: new AbortController().signal });
+  const given = { model: models.get(id), el: place, signal: new AbortController().signal };
+  return viewModules[saved[id].kind].render(given).catch((error) => {
+    place.textContent = `This view could not be shown: ${error.message}. Save it again; if that does not help, it is a defect of the view.`;
+    throw error;
+  });
 })).then(() => { document.body.dataset.ready = "true"; });

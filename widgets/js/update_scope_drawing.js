@@ -108,6 +108,13 @@ const CHART = { left: 64, right: 118, top: 30, bottom: 38 }; // room around the 
 const CROWD = 8; // of more lines than this only the selected one has a colour
 const lineColour = (line, selected, crowded) => (!crowded ? line.colour : line.name === selected ? palette().accent : palette().muted);
 
+/** The points of a line, cut where a norm is not finite. */
+function finiteRuns({ x, y }) {
+  const runs = [[]];
+  x.forEach((at, i) => { if (Number.isFinite(y[i])) runs[runs.length - 1].push([at, y[i]]); else runs.push([]); });
+  return runs.filter((run) => run.length);
+}
+
 /** Lines of norms over the document. Returns the places of their labels. */
 function drawNorms(context, width, height, { lines, range, most, least, log, boundaries, selected, label }) {
   const colours = palette();
@@ -136,13 +143,13 @@ function drawNorms(context, width, height, { lines, range, most, least, log, bou
     context.strokeStyle = colour;
     context.globalAlpha = strong ? 1 : lines.length > CROWD ? 0.35 : 0.65;
     context.lineWidth = strong ? 3 : 1.25;
-    for (const piece of line.pieces) {
+    for (const run of line.pieces.flatMap(finiteRuns)) {
       context.beginPath();
-      for (let i = 0; i < piece.x.length; i += 1) if (Number.isFinite(piece.y[i])) context.lineTo(x(piece.x[i]), y(piece.y[i]));
+      for (const [at, norm] of run) context.lineTo(x(at), y(norm));
       context.stroke();
       if (strong && !log) { // what has been learned, as a ground under its line
-        context.lineTo(x(piece.x[piece.x.length - 1]), y(0));
-        context.lineTo(x(piece.x[0]), y(0));
+        context.lineTo(x(run[run.length - 1][0]), y(0));
+        context.lineTo(x(run[0][0]), y(0));
         context.globalAlpha = 0.1;
         context.fillStyle = colour;
         context.fill();

@@ -6,7 +6,7 @@ const PICTURE_HEIGHT = 540;
 /** The figures of Δθ as an element. `view` is the frame, `changed` asks for what is wanted and draws again. */
 function deltaFigures({ pictures, place, norms, state, view, changed, signal }) {
   const canvas = document.createElement("canvas");
-  let shown = null, painted = null, cell = null;
+  let shown = null, painted = null, cell = null, sought = null; // sought: where in a piece the cell zoomed into lies
   const drawn = new Map(); // what each canvas shows, so that none is painted twice
   const pictureTitle = h("h4", {}), pictureBox = h("div", { class: "fwl-picture" }), readout = h("div", { class: "fwl-readout", "aria-hidden": "true" });
   const box = h("div", { class: "fwl-box", hidden: true }), zero = h("div", { class: "fwl-zero", hidden: true });
@@ -100,6 +100,7 @@ function deltaFigures({ pictures, place, norms, state, view, changed, signal }) 
     repaint(legend, [now.size, ...colours]);
     repaint(histogram, [now, ...colours]);
     repaint(spectra, [spectrum(), limits().first, isDark()]);
+    if (sought && piece()) settle();
     if (cell && (state.zoom === null || piece())) sayCell();
     element.dataset.token = String(shown.token); // what is drawn, for whoever waits for it
     element.dataset.zoomed = String(Boolean(piece()));
@@ -117,7 +118,7 @@ function deltaFigures({ pictures, place, norms, state, view, changed, signal }) 
   }
   /** The cell that shows an entry, by the model's own numbers. */
   const cellOf = (entry) => {
-    const now = tile(), at = entry.map((index, axis) => Math.floor((now[`order_${axis}`].indexOf(index) * now.cells[axis]) / now.shape[axis]));
+    const now = tile(), at = entry.map((index, axis) => Math.ceil(((now[`order_${axis}`].indexOf(index) + 1) * now.cells[axis]) / now.shape[axis]) - 1);
     return { row: at[0], column: at[1] };
   };
   const exactly = (value) => (Number.isFinite(value) ? value.toPrecision(7).replace("-", "−") : "not finite");
@@ -144,7 +145,7 @@ function deltaFigures({ pictures, place, norms, state, view, changed, signal }) 
     if (state.zoom) view.status.textContent = readout.textContent;
     showBox();
   }
-  function leave() { cell = null; box.hidden = true; readout.textContent = ""; }
+  function leave() { cell = sought = null; box.hidden = true; readout.textContent = ""; }
   picture.canvas.addEventListener("pointermove", (event) => {
     if (tile() === undefined || (state.zoom && !piece())) return;
     const at = pointed(event);
@@ -163,12 +164,25 @@ function deltaFigures({ pictures, place, norms, state, view, changed, signal }) 
     if (pictures.saved !== null) { view.status.textContent = "saved view: browsing works, exact values need a kernel"; return; }
     const largest = () => now.codes.reduce((best, code, i) => (Math.abs(code) > Math.abs(now.codes[best]) ? i : best), 0);
     const at = to ?? { row: Math.floor(largest() / now.cells[1]), column: largest() % now.cells[1] };
-    const [row, column] = [at.row, at.column].map((index, axis) => Math.floor((index * now.shape[axis]) / now.cells[axis]));
+    const first = (index, axis) => Math.floor((index * now.shape[axis]) / now.cells[axis]);
+    const [row, column] = [first(at.row, 0), first(at.column, 1)];
     const start = (index, axis) => clamp(index - PIECE_SIDE / 2, 0, Math.max(0, now.shape[axis] - PIECE_SIDE));
     state.zoom = { row: start(row, 0), column: start(column, 1) };
     leave();
     cell = { row: row - state.zoom.row, column: column - state.zoom.column };
+    sought = { rows: first(at.row + 1, 0) - row, columns: first(at.column + 1, 1) - column };
     changed();
+  }
+  /** Of the entries behind the cell that was zoomed into, to the one that it showed: the largest, or one that is not finite. */
+  function settle() {
+    const { values } = painted.exact, { row: top, column: left } = cell;
+    const size = (row, column) => { const x = values[row * painted.columns + column]; return Number.isFinite(x) ? Math.abs(x) : Infinity; };
+    for (let row = top; row < Math.min(top + sought.rows, painted.rows); row += 1) {
+      for (let column = left; column < Math.min(left + sought.columns, painted.columns); column += 1) {
+        if (size(row, column) > size(cell.row, cell.column)) cell = { row, column };
+      }
+    }
+    sought = null;
   }
   function zoomOut() { state.zoom = null; leave(); changed(); }
   /** Move to the next cell; false where no piece is zoomed into. */
