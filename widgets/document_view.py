@@ -205,7 +205,7 @@ def _symbol(c: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """Token text on one line for the bar, as an attribute value."""
+    """Token text on one line, as text or as an attribute's value."""
     plain = "".join({"\n": "↵", "\t": "⇥"}.get(c) or (_symbol(c) if _acts(c) else c) for c in text)
     plain = plain or PART
     # Isolated here as well, by a pair of characters, since an attribute has no markup.

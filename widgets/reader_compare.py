@@ -16,6 +16,7 @@ from widgets.comparison_tables import breakdown_record
 from widgets.document_view import GROUND, INK, MUTED, picture, quoted, visible
 from widgets.packing import pack
 from widgets.selection import Selection, require_tokens
+from widgets.tables import signed
 from widgets.view import Answer, View, source, style
 
 #: Buckets that the longest document is cut into, at most; each holds a power of two of tokens.
@@ -189,7 +190,7 @@ def still_picture(head: Mapping[str, Any], scores: xr.Dataset, baseline: str) ->
         figures, reader = head["figures"][name], head["readers"][name]
         mean = "not finite" if figures["nll"] is None else f"{figures['nll']:.3f}"
         total = gains[head["order"].index(name), -1] / at[-1]
-        gain = "baseline" if name == baseline else f"{total:+.3f}" if np.isfinite(total) else "not finite"
+        gain = "baseline" if name == baseline else signed(total) if np.isfinite(total) else "not finite"
         texts.append(
             f'<tr><th scope="row"><span style="color:{reader["colour"]}">■</span> '
             f"{visible(reader['label'])}</th><td>{mean}</td><td>{gain}</td>"

@@ -11,8 +11,10 @@ import xarray as xr
 from fwl_lab import receipt_totals
 from fwl_lab import trace as schema
 from fwl_lab.receipt_totals import HELD, KINDS, REPLAY, SHARE, SOURCE, receipt_summary, source_kinds, source_lengths
-from widgets.document_view import visible
+from widgets import theme
+from widgets.document_view import quoted, visible
 from widgets.selection import Selection, most_telling, require_tokens
+from widgets.tables import signed
 from widgets.view import Answer, View, reader_styles, source, style
 
 #: Rows of a receipt that is computed here; its sums and its profile are over all sources.
@@ -91,13 +93,15 @@ class Receipts(View):
         reader, token = self.selection.reader, self.selection.token
         receipt = self._kept(reader).receipt(token)
         if receipt is None:
-            return f"<p>No receipt of token {token:,} of reader {visible(reader)} is recorded.</p>"
+            return f"<p>No receipt of token {token:,} is recorded for {visible(theme.label(reader))}.</p>"
         rows = "".join(
-            f"<tr><td><bdi>{visible(row['text'])}</bdi></td><td>{row['distance']:,}</td><td>{row['share']:+.3f}</td></tr>"
+            f'<tr><td style="text-align:left">{row["before"] and quoted(row["before"])}<b>{quoted(row["text"])}</b>'
+            f"{row['after'] and quoted(row['after'])}</td>"
+            f"<td>{row['distance']:,}</td><td>{signed(row['share'])}</td></tr>"
             for row in receipt["sources"][:_STILL]
         )
         return (
-            f"<table><caption>Who paid for <bdi>{visible(receipt['text'])}</bdi>? Gain {receipt['gain']:+.3f} nat, "
+            f"<table><caption>Who paid for {quoted(receipt['text'])}? Gain {signed(receipt['gain'])} nat, "
             f"gross {receipt['gross']:.3f} nat.</caption><thead><tr><th>source</th><th>tokens earlier</th>"
             f"<th>share [nat]</th></tr></thead><tbody>{rows}</tbody></table>"
         )

@@ -261,6 +261,11 @@ def number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def signed(value: float) -> str:
+    """With its sign, to a thousandth: +0.120, −0.120."""
+    return f"{value:+.3f}".replace("-", "−")
+
+
 def _millions(value: float | None) -> float | None:
     return None if value is None else value / 1e6
 

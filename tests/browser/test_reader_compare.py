@@ -30,6 +30,7 @@ LONG = """
 from timeit import timeit
 from fwl_lab.testing import make_trace
 from widgets.reader_compare import ReaderCompare
+from widgets.tables import signed
 trace = make_trace(1, tokens=100_000, documents=8, recorded=False)
 """
 # Each handler's own time, in ms, for pointers that wander over the chart.
@@ -74,7 +75,7 @@ def test_it_is_driven_by_clicks_and_keys(open_notebook, page, serious_violations
     rows = view.locator("tr[data-reader]")
     assert rows.count() == 5
     low = notebook.ask("float(analysis.paired_bootstrap(compare.trace).low.sel(reader='fwl', average='micro'))")
-    assert f"[{low:.2f}" in view.locator('tr[data-reader="fwl"]').inner_text()
+    assert f"[{signed(low)}, " in view.locator('tr[data-reader="fwl"]').inner_text()
 
     view.locator('tr[data-reader="two: fwl"] th').click()
     assert notebook.ask("compare.selection.reader") == "two: fwl"

@@ -4,9 +4,14 @@
 const SLOW = 300; // ms before a wait is shown
 const PATIENCE = 4000; // ms before a kernel counts as busy or gone
 
+// JupyterLab runs its shortcuts (x cuts a cell) unless the element that has the focus says that it wants the keys.
+const OWN_KEYS = "data-lm-suppress-shortcuts";
+const FOCUSABLE = ["button", "select", "input", "textarea", "summary"];
+
 /** An element. Attributes that are functions listen ("onclick"); children are nodes or texts; null is left out. */
 function h(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
+  if (FOCUSABLE.includes(tag) || (attributes.tabindex ?? null) !== null) node.setAttribute(OWN_KEYS, "true");
   for (const [name, value] of Object.entries(attributes)) {
     if (typeof value === "function") node.addEventListener(name.slice(2), value);
     else if (value === true) node.setAttribute(name, "");
@@ -168,9 +173,7 @@ function frame(el, { name, label, keys = [], signal }) {
   const explain = () => { help.hidden = !help.hidden; };
   const root = h(
     "section",
-    // JupyterLab's own shortcuts stay out of a view that has the focus.
-    { class: `fwl fwl-${name}`, tabindex: "0", role: "application", "aria-label": label,
-      "data-lm-suppress-shortcuts": "true" },
+    { class: `fwl fwl-${name}`, tabindex: "0", role: "application", "aria-label": label },
     h("header", {}, heading, tools, button("?", explain, { class: "fwl-ask", title: "the keys of this view (?)", "aria-label": "keys" })), body, status, help,
   );
   const shown = { root, heading, tools, body, status };

@@ -151,6 +151,7 @@ function oneStop(root, panel, regions, signal) {
   }, { signal });
   for (const region of [panel, ...regions]) {
     region.tabIndex = 0;
+    region.setAttribute(OWN_KEYS, "true");
     region.addEventListener("focus", ({ relatedTarget }) => { if (!root.contains(relatedTarget)) root.focus({ preventScroll: true }); }, { signal });
   }
 }

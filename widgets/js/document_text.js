@@ -25,8 +25,9 @@ class TextPane {
 
   /** First and last token that are seen. */
   get seen() {
-    const at = (y) => this.lines.token[clamp(Math.floor(y / ROW), 0, this.lines.count - 1)];
-    return [at(this.top), at(this.top + this.height)];
+    const { token, count, placed } = this.lines, at = (y) => clamp(Math.floor(y / ROW), 0, count - 1);
+    const [first, after] = [token[at(this.top)], at(this.top + this.height) + 1];
+    return [first, Math.max(first, (after < count ? token[after] : placed) - 1)];
   }
 
   /** Break what is loaded into lines of the width there is; what stood at the top stays there. */

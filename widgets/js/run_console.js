@@ -48,7 +48,7 @@ async function render({ model, el, signal }) {
   const status = h("div", { class: "fwl-status", role: "status", "aria-live": "polite" });
   const root = h(
     "section",
-    { class: "fwl fwl-run_console", role: "region", "aria-label": "Run console", "data-lm-suppress-shortcuts": "true" },
+    { class: "fwl fwl-run_console", role: "region", "aria-label": "Run console" },
     h("header", {},
       h("div", { class: "fwl-heading" }, h("b", {}, "Run console"), " ", h("small", {}, printable(head.model)))),
     h("div", { class: "fwl-body" }, h("div", { class: "fwl-form" }, groups),

@@ -13,8 +13,9 @@ function deltaFigures({ pictures, place, norms, state, view, changed, signal }) 
   const words = h("dl", { class: "fwl-words" }), legendBox = h("div"), histogramBox = h("div"), spectrumBox = h("div");
   const heading = (text, more) => h("h4", {}, text, " ", h("small", {}, more));
   const spectrumTitle = heading("Singular values", "the leading ones; all σ² add up to ‖Δθ‖²");
-  const element = h("div", { class: "fwl-figures" }, h("div", {}, pictureTitle, pictureBox, readout), h("div", {}, h("h4", {}, "In figures"), words,
-    heading("Colours", "value of Δθ"), legendBox, heading("Values", "of all entries"), histogramBox, spectrumTitle, spectrumBox));
+  const figures = h("div", {}, h("h4", {}, "In figures"), words,
+    heading("Colours", "value of Δθ"), legendBox, heading("Values", "of all entries"), histogramBox, spectrumTitle, spectrumBox);
+  const element = h("div", { class: "fwl-figures" }, h("div", {}, pictureTitle, pictureBox, readout), figures);
 
   const tile = () => { const found = pictures.get(shown); return found?.absent ? undefined : found; };
   const piece = () => pictures.get(pictures.piece());
@@ -69,6 +70,7 @@ function deltaFigures({ pictures, place, norms, state, view, changed, signal }) 
     picture.canvas.setAttribute("aria-label", `picture of ${pictureTitle.textContent}`);
     words.replaceChildren(...deltaWords(now, now.codes ? spectrum() : null, slow, pinned).flatMap(([name, text]) => [h("dt", {}, name), h("dd", {}, text)]));
     zero.hidden = now.size !== 0 || now.bad !== null;
+    figures.style.visibility = zero.hidden ? "" : "hidden"; // zeros say nothing
     zero.textContent = pinned === null ? "Δθ = 0: nothing has been learned yet" : "no difference from the pinned token";
     if (now.bad) {
       const at = now.bad.first.map((index, axis) => `${now.codes ? ["row", "column"][axis] : "entry"} ${whole(index)}`).join(", ");
