@@ -141,4 +141,6 @@ def test_what_a_batch_run_left_is_seen_without_a_kernel(open_notebook, page, tmp
     colour = token.evaluate("node => getComputedStyle(node).backgroundColor")
     assert colour != "rgba(0, 0, 0, 0)"
     assert page.get_by_text("Loading widget").count() == page.get_by_text("Error displaying widget").count() == 0
-    notebook.screenshot("gallery-still")
+    for number, place in enumerate(shown.all()):
+        place.scroll_into_view_if_needed()
+        notebook.screenshot(f"gallery-still-{number}", place)
