@@ -217,6 +217,7 @@ class LivePad(View):
             return not stopped()
 
         baseline: np.ndarray | None = None
+        *_, slowest = readings
         for name, reading in readings.items():
             began, unread = time.perf_counter(), reading.unread(ids)
             try:
@@ -235,7 +236,8 @@ class LivePad(View):
                 "next": self._expected(log_probs, best, baseline),
                 "seconds": time.perf_counter() - began, "tokens": unread,
             }  # fmt: skip
-            self._show(shown | {"readers": dict(shown["readers"])}, stopped)
+            if name != slowest:  # all of them together are shown by the caller
+                self._show(shown | {"readers": dict(shown["readers"])}, stopped)
         shown["phase"] = "failed" if failed else "done"
         if failed:
             shown["words"] = "A reader's scores are no numbers any more; a smaller step helps."

@@ -132,16 +132,23 @@ class Copies:
         """Turn the one document into `rows` equal ones: weights carried from the document before serve them all."""
         (first,) = self.documents
         self.stack = {name: x.repeat(rows, *[1] * (x.ndim - 1)) for name, x in self.stack.items()}
-        # One copy of what is equal for all and stays so serves them all.
-        published = isinstance(first.optimizer, DynamicEvaluationSGD | DynamicEvaluationRMS)
-        states = first.optimizer.state.values() if published else ()
-        constant = {id(x): x for state in states for name, x in state.items() if name in CONSTANTS}
+        constant = self._constant()
         self.documents = []
         for row in range(rows):
             weights = self._row(row)
             # Deep copies find the new tensors in place of the old ones, the optimizer's among them.
             memo = {id(old): weights[name] for name, old in first.weights.items()} | constant
             self.documents.append(copy.deepcopy(first, memo))
+
+    def fork(self) -> "Copies":
+        """The same, to go its own way; one deep copy of everything keeps the optimizers on the copied tensors."""
+        return copy.deepcopy(self, self._constant())
+
+    def _constant(self) -> dict[int, Tensor]:
+        """What the published rules keep and never change, by identity: one copy of it serves all documents."""
+        published = (DynamicEvaluationSGD, DynamicEvaluationRMS)
+        states = [s for d in self.documents if isinstance(d.optimizer, published) for s in d.optimizer.state.values()]
+        return {id(x): x for state in states for name, x in state.items() if name in CONSTANTS}
 
     def carry(self) -> None:
         """Begin new documents with the weights, and the optimizers, of those before."""

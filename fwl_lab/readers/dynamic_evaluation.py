@@ -1,6 +1,5 @@
 """Dynamic evaluation (Krause et al. 2018, 2019): the model's own weights follow the gradient of what it has read."""
 
-import copy
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, partial
@@ -214,8 +213,7 @@ class DynamicEvaluationReader(Reader):
 
     def fork(self) -> Self:
         twin = super().fork()
-        # One deepcopy of everything keeps the optimizers, and the stack, on the copied tensors.
-        twin.copies = copy.deepcopy(self.copies)
+        twin.copies = self.copies.fork()
         twin.still = None if self.still is None else self.still.fork()
         return twin
 
