@@ -62,7 +62,8 @@ body[data-jp-theme-light="false"] .fwl-doc, body.vscode-dark .fwl-doc { color-sc
 .fwl-doc header b { font-weight: 600; unicode-bidi: isolate; }
 .fwl-doc header small, .fwl-doc footer { color: var(--fwl-muted); font-size: 12px; }
 .fwl-doc .fwl-scale { display: flex; align-items: center; gap: 8px; font-size: 12px; color: var(--fwl-muted); }
-.fwl-doc .fwl-scale i { display: inline-block; width: 9px; height: 14px; }
+.fwl-doc .fwl-steps { display: flex; }
+.fwl-doc .fwl-steps i { display: block; width: 9px; height: 14px; overflow: hidden; }
 .fwl-doc pre { margin: 0; padding: 14px 16px; max-height: 520px; overflow: auto; white-space: pre-wrap;
   overflow-wrap: anywhere; font: 13px/1.75 ui-monospace, "JetBrains Mono", "SF Mono", Menlo, Consolas,
   "DejaVu Sans Mono", monospace; color: inherit; background: none; border: 0; tab-size: 4; }
@@ -238,10 +239,14 @@ def _tokens(texts: list[str], nll: np.ndarray, gain: np.ndarray, limit: float, s
     for position, (text, row, value, step) in enumerate(rows, start):
         numbers = "".join(f' data-r{i}="{x:.2f}"' for i, x in enumerate(row))
         data = f'data-p="{position:,}" data-t="{quoted(text)}" data-g="{value:+.2f}"{numbers}'
-        # A notebook that is not trusted shows no stylesheet; where there is one, it says the colour.
-        ground = f' style="background-color:{colour(step, 0)};color:{INK[0]}"' if step else ""
-        parts.append(f'<span class="{_class(step)}"{ground} {data}>{visible(text) or f"<i>{PART}</i>"}</span>')
+        parts.append(f"<span {_ground(step)} {data}>{visible(text) or f'<i>{PART}</i>'}</span>")
     return "".join(parts)
+
+
+def _ground(step: int) -> str:
+    """Attributes that colour an element. The style is for notebooks that are not trusted: they show no stylesheet."""
+    style = f' style="background-color:{colour(step, 0)};color:{INK[0]}"' if step else ""
+    return f'class="{_class(step)}"{style}'
 
 
 def _css(identity: str, readers: list[str]) -> str:
@@ -264,8 +269,8 @@ def _css_text(text: str) -> str:
 
 
 def _scale(limit: float) -> str:
-    steps = "".join(f'<i class="{_class(step)}"></i>' for step in range(-LEVELS, LEVELS + 1))
+    steps = "".join(f"<i {_ground(step)}>&nbsp;</i>" for step in range(-LEVELS, LEVELS + 1))
     return (
-        f'<span class="fwl-scale"><span>worse −{limit:g}</span><span style="display:flex">{steps}</span>'
-        f"<span>+{limit:g} {NAT} better</span></span>"
+        f' <span class="fwl-scale"><span>worse −{limit:g}</span> <span class="fwl-steps">{steps}</span>'
+        f" <span>+{limit:g} {NAT} better</span></span>"
     )

@@ -204,6 +204,7 @@ def still_picture(head: Mapping[str, Any], scores: xr.Dataset, baseline: str) ->
         f'{high:+,.0f} nat</text><text x="{width}" y="{height + 18}" text-anchor="end">{at[-1]:,} tokens</text></g>'
     )
     image = picture(drawing + lines, f"-4 -18 {width + 8} {height + 40}", "cumulative gains")
+    image = f'<div style="max-width:{width}px">{image}</div>'
     heads = "".join(
         f'<th scope="col">{text}</th>' for text in ("reader", "NLL [nat/token]", f"gain {over}", "certificate")
     )

@@ -95,7 +95,7 @@ def short(name: str) -> str:
 
 
 def still_picture(trace: xr.Dataset, reader: str, parameter: str) -> str:
-    """‖Δθ‖ of each parameter over the tokens, the given one strong: inert HTML, small."""
+    """‖Δθ‖ of each parameter over the tokens, the given one bold: inert HTML, small."""
     arrays, moved = drifts(trace)
     label = visible(theme.label(reader))
     if reader not in moved:
@@ -134,7 +134,7 @@ def still_picture(trace: xr.Dataset, reader: str, parameter: str) -> str:
     )
     return (
         f'<figure style="margin:8px 0"><figcaption>How far {label} moved its weights while reading: {unit} of '
-        f"{len(parameters)} parameters, {visible(short(parameter))} strong.</figcaption>"
+        f"{len(parameters)} parameters, {visible(short(parameter))} drawn bold.</figcaption>"
         f'<div style="max-width:{_WIDE}px">{picture(drawing, f"0 0 {_WIDE} {_HIGH}", f"{unit} over the tokens")}</div>'
         "</figure>"
     )
