@@ -50,6 +50,7 @@ def plain_nll(block: FastWeightBlock, hidden: Tensor, labels: Tensor) -> Tensor:
     delta = {n: slow[n].new_zeros(len(hidden), *slow[n].shape) for n in eta}
     vocabulary, inner = block.head[0].shape[0], block.rule.inner_batch or hidden.shape[1]
     begin, power = block.rule.schedule or (1.0, 0.0)
+    limit = block.limit()
     seen = torch.arange(hidden.shape[1], dtype=hidden.dtype, device=hidden.device)[None, :, None]
     paces = (1 + seen / begin).pow(-power)  # (1, T, 1)
     outputs = []
@@ -76,7 +77,7 @@ def plain_nll(block: FastWeightBlock, hidden: Tensor, labels: Tensor) -> Tensor:
         keys = {"W1": k1, "W2": h}
         sums = {n: u.mT @ keys[n] if n in keys else u.sum(1) for n, u in update.items()}
         delta = {n: delta[n] + sums[n] for n in eta}
-        keep = block.retention(delta)
+        keep = block.retention(delta, limit)
         delta = delta if keep is None else {n: d * keep.view(-1, *[1] * (d.ndim - 1)) for n, d in delta.items()}
     logits = block.logits(torch.cat(outputs, 1))  # (B, T, V)
     return F.cross_entropy(logits.view(-1, vocabulary), labels.flatten(), reduction="none").view(labels.shape)

@@ -7,6 +7,7 @@ import os
 import statistics
 import sys
 import threading
+import time
 from functools import partial
 
 import pytest
@@ -92,9 +93,15 @@ def test_an_allocation_shows(way, monkeypatch, tmp_path):
         monkeypatch.setattr(measuring, "CLEAR_REFS", tmp_path / "missing" / "clear_refs")
     measuring.peak_bytes(partial(torch.ones, 1000), CPU)
     for size in (200 * MEGA, 50 * MEGA, 200 * MEGA):  # what was freed before hides nothing
-        found = measuring.peak_bytes(partial(torch.ones, size // 4), CPU)
+        found = measuring.peak_bytes(partial(_hold, size), CPU)
         assert found == pytest.approx(size, rel=0.1)
     assert threading.active_count() < 20
+
+
+def _hold(size):
+    block = torch.ones(size // 4)
+    time.sleep(0.1)  # many samples, on a busy machine too
+    return block
 
 
 @pytest.mark.skipif(sys.platform != "linux" or not measuring.STATUS.exists(), reason="of glibc's heap")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..observing import Observer
-from ..precision import RMSNorm, root_mean_square
+from ..precision import RMSNorm
 from .cross_entropy import Gathered, in_autocast, token_nll
 from .rule import PARAMETERS, UpdateRule
 from .scan import Scan
@@ -144,15 +144,27 @@ class FastWeightBlock(nn.Module):
         """Part of Δθ forgotten at each re-linearisation."""
         return self.rule.decay if self.forgetting is None else self.forgetting.sigmoid()
 
-    def retention(self, fast: dict[str, Tensor]) -> Tensor | None:
-        """What decay and cap leave of Δθ (dict of (B, ...)) at a re-linearisation: a factor (B,), or None for all."""
+    def limit(self) -> Tensor | None:
+        """The square of the norm up to which a cap leaves Δθ as it is, (), or None without a cap."""
+        if self.rule.cap is None:
+            return None
+        squares = sum((getattr(self, n).square().sum() for n in self.fast_parameters), self.g.new_zeros(()))
+        return (self.rule.cap**2 * squares).clamp(min=1e-24)  # where θ₀ is 0, so is all that a cap leaves
+
+    def retention(self, fast: dict[str, Tensor], limit: Tensor | None = None) -> Tensor | None:
+        """What decay and cap leave of Δθ (dict of (B, ...)) at a re-linearisation: a factor (B,), or None for all.
+
+        Whoever asks often gives the `limit` that it has computed once.
+        """
         rule, rows = self.rule, len(next(iter(fast.values()), self.steps))
-        if rule.cap is None:
-            return None if not rule.learn_decay and not rule.decay else (1.0 - self.decay()) * self.g.new_ones(rows)
+        limit = self.limit() if limit is None else limit
+        if limit is None and not rule.learn_decay and not rule.decay:
+            return None
         keep = (1.0 - self.decay()) * self.g.new_ones(rows)
-        limit = rule.cap**2 * sum((getattr(self, name).square().sum() for name in fast), self.g.new_zeros(()))
-        squares = sum((delta.flatten(1).square().sum(1) for delta in fast.values()), self.g.new_zeros(rows))
-        limit = limit.clamp(min=1e-24)  # where θ₀ is 0, so is all that a cap leaves
+        if limit is None:
+            return keep
+        flat = [delta.flatten(1) for delta in fast.values()]
+        squares = sum((torch.linalg.vecdot(x, x) for x in flat), self.g.new_zeros(rows))
         return keep * (limit / torch.maximum(keep.square() * squares, limit)).sqrt()
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -171,8 +183,9 @@ class FastWeightBlock(nn.Module):
     def normalise(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Norm(z) without gain and bias, and the factor 1/σ (..., 1)."""
         if self.kind == "rms":
-            scale = torch.rsqrt(z.pow(2).mean(-1, keepdim=True) + self.epsilon)
-            return root_mean_square(z, self.epsilon), scale
+            wide = z.to(torch.promote_types(z.dtype, torch.float32))
+            scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.epsilon)
+            return (wide * scale).to(z.dtype), scale
         scale = torch.rsqrt(z.var(-1, correction=0, keepdim=True) + self.epsilon)
         return F.layer_norm(z, z.shape[-1:], eps=self.epsilon), scale
 
@@ -224,7 +237,7 @@ class FastWeightBlock(nn.Module):
         scales = step_scale if isinstance(step_scale, Mapping) else dict.fromkeys(self.fast_parameters, step_scale)
         steps = {n: self.steps[self.rule.step_of(n)] * scales[n] for n in self.fast_parameters}
         head = self._shared_head()
-        scan = Scan(self, hidden, labels, weights, self._learning(weights, state), steps, head, observer)
+        scan = Scan(self, hidden, labels, weights, self._learning(weights, state), steps, head, self.limit(), observer)
         output, after = scan.run(state)
         return BlockOutput(
             nll=None if labels is None else token_nll(output, *head[:2], labels, weights != 0, gathered=head[2]),

@@ -43,6 +43,7 @@ class Scan:
     learning : (B, T), what each token's gradient is multiplied by, beside the step size
     steps : dict of scalars, or of (B, T): η per fast parameter, or per token too
     head : U (V, S), c (V,) or None, and what gathers the gradient of U
+    limit : `FastWeightBlock.limit`, computed once
     observer : Observer or None
     """
 
@@ -53,6 +54,7 @@ class Scan:
     learning: Tensor
     steps: Mapping[str, Tensor]
     head: tuple[Tensor, Tensor | None, Gathered | None]
+    limit: Tensor | None
     observer: Observer | None = None
 
     def run(self, state: FastWeightState) -> tuple[Tensor, FastWeightState]:
@@ -112,7 +114,7 @@ class Scan:
         if not bool(rows.any()):
             return state, False
         now = state.fast_weights()
-        keep = self.block.retention(now)
+        keep = self.block.retention(now, self.limit)
         if keep is not None and self.observer is not None and self.labels is not None:
             self.observer.retained(keep.detach().masked_fill(~rows, 1.0))
         delta, pending, everywhere = {}, {}, bool(rows.all())
@@ -145,7 +147,8 @@ class Scan:
         updates: dict[str, Tensor] = {}
         keys: dict[str, Tensor] = {}
         if self.labels is not None:
-            h = z1.relu().square()
+            positive = z1.relu()
+            h = positive.square()
             normed, scale = block.normalise(h @ theta["W2"].mT + theta["b2"] + through)
             out = normed * theta["g"] + theta.get("b", 0.0)
             weight, bias, gathered = self.head
@@ -154,7 +157,7 @@ class Scan:
                 out, weight, bias, span.take(self.labels), weights, gathered=gathered, known=known
             )
             d_z2 = block.normalise_backward(d_out * theta["g"], normed, scale)
-            d_z1 = d_z2 @ theta["W2"] * 2 * z1.relu()
+            d_z1 = d_z2 @ theta["W2"] * (2 * positive)
             gradients = {"W1": d_z1, "b1": d_z1, "W2": d_z2, "b2": d_z2, "g": d_out * normed, "b": d_out}
             updates = {
                 name: -(eta if eta.ndim == 0 else span.take(eta)[..., None]) * gradients[name]
