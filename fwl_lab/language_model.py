@@ -301,3 +301,9 @@ class LanguageModel(nn.Module):
         from .loading import save_model  # loading builds models, so it imports this module
 
         save_model(self, folder, dtype=dtype, block=block)
+
+
+def require_model(model: Any) -> None:
+    """ValueError: this is no language model; says how to get one."""
+    if not isinstance(model, LanguageModel):
+        raise ValueError(f"model is {model!r:.80}; expected a LanguageModel, such as load_model('bundled').")

@@ -55,6 +55,10 @@ def attach_fast_weights(
     seed : int
         Of the first layer's random start.
     """
+    if not isinstance(model, torch.nn.Module):
+        raise ValueError(f"model is {model!r:.80}; expected a LanguageModel, or a causal LM of Hugging Face.")
+    if not isinstance(rule, UpdateRule):
+        raise ValueError(f"rule is {rule!r:.80}; expected an UpdateRule, such as UpdateRule(inner_batch=64).")
     base = model if isinstance(model, LanguageModel) else LanguageModel(model)
     if base.block is not None:
         raise ValueError("the model has a fast-weight block already; attach one to `model.base` instead.")

@@ -98,7 +98,10 @@ def first_source(trace: xr.Dataset, token: int) -> int:
 def require_parameter(trace: xr.Dataset, parameter: str) -> None:
     known = [str(name) for name in trace[schema.PARAMETER].values] if schema.PARAMETER in trace.variables else []
     if parameter not in known:
-        raise ValueError(f"no parameter {parameter!r} was recorded; this trace holds {', '.join(known) or 'none'}.")
+        hint = "" if known else " Record Δθ: score(..., record=Recorder(factors=True))."
+        raise ValueError(
+            f"no parameter {parameter!r} was recorded; this trace holds {', '.join(known) or 'none'}.{hint}"
+        )
 
 
 def _from_factors(trace: xr.Dataset, reader: str, parameter: str, token: int, start: int) -> np.ndarray:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from tqdm.auto import tqdm
 from . import trace as schema
 from .corpus import Document, corpus_hash
 from .costs import cost_of_reading
-from .language_model import Encoding, LanguageModel
+from .language_model import Encoding, LanguageModel, require_model
 from .provenance import provenance
 from .readers import DynamicEvaluationReader, FastWeightReader, NeuralCacheReader, Reader, StaticReader
 from .recording import Plan, Recorder, size_text
@@ -47,6 +48,7 @@ def make_readers(model: LanguageModel, names: Sequence[str] = USUAL) -> dict[str
     base: the LM without its block. static: the block at θ₀. dynamic_evaluation: all weights of the base, with the
     rule and step tuned for it. fwl: the block's fast weights. neural_cache: the base with a cache, which copies.
     """
+    require_model(model)
     if isinstance(names, str):
         raise ValueError(f"names is {names!r}; expected a list of names, such as [{names!r}].")
     unknown = [name for name in names if name not in READERS]
@@ -100,16 +102,7 @@ def score(
     Exception
         What a reader raised, with a note that tells which reader, document and tokens.
     """
-    if not isinstance(readers, Mapping):
-        raise ValueError(f"readers is a {type(readers).__name__}; expected a mapping from name to Reader.")
-    if not readers:
-        raise ValueError("readers is empty; expected at least one, for example {'base': StaticReader(model.base)}.")
-    if isinstance(documents, str) or not all(isinstance(document, Document) for document in documents):
-        raise ValueError("documents holds something else than Document; expected Document(name, text) for each text.")
-    if not documents:
-        raise ValueError("documents is empty; expected at least one Document.")
-    if max_tokens is not None and max_tokens < 1:
-        raise ValueError(f"max_tokens is {max_tokens}; expected at least 1, or None for whole documents.")
+    _check(model, documents, readers, record, max_tokens)
     encodings = [model.encode_text(document.text, document.name).head(max_tokens) for document in documents]
     starts = np.cumsum([0, *(len(encoding.ids) for encoding in encodings)])
     for reader in readers.values():
@@ -122,6 +115,34 @@ def score(
     with TraceWriter(skeleton, arrays, path) as writer, suppress(Stopped):
         read_all(readers, encodings, plan, writer, carry=carry, progress=progress)
     return schema.validate(writer.trace())
+
+
+def _check(model: Any, documents: Any, readers: Any, record: Any, max_tokens: Any) -> None:
+    """ValueError: an argument of `score` is not what it should be; says what to give instead."""
+    require_model(model)
+    if not isinstance(readers, Mapping):
+        raise ValueError(f"readers is a {type(readers).__name__}; expected a mapping from name to Reader.")
+    if not readers:
+        raise ValueError("readers is empty; expected at least one, for example {'base': StaticReader(model.base)}.")
+    for name, reader in readers.items():
+        if isinstance(reader, type) or not callable(getattr(reader, "read", None)):
+            raise ValueError(f"readers[{name!r}] is {reader!r:.80}; expected a reader, such as StaticReader(model).")
+        theirs = getattr(reader, "model", model)
+        if theirs.tokenizer is not model.tokenizer and vocabulary_texts(theirs) != vocabulary_texts(model):
+            raise ValueError(
+                f"readers[{name!r}] reads with the tokenizer of {theirs.name}, but {model.name} cuts the documents; "
+                "score each model's readers with that model, and compare the traces."
+            )
+    if isinstance(documents, Document):  # a tuple of two texts
+        raise ValueError("documents is one Document; expected a list, such as [document].")
+    if isinstance(documents, str) or not all(isinstance(document, Document) for document in documents):
+        raise ValueError("documents holds something else than Document; expected Document(name, text) for each text.")
+    if not documents:
+        raise ValueError("documents is empty; expected at least one Document.")
+    if record is not None and not isinstance(record, Recorder):
+        raise ValueError(f"record is {record!r:.80}; expected a Recorder, such as Recorder(factors=True), or None.")
+    if max_tokens is not None and (not isinstance(max_tokens, int) or max_tokens < 1):
+        raise ValueError(f"max_tokens is {max_tokens!r}; expected at least 1 (a whole number), or None for all.")
 
 
 def read_all(
@@ -282,8 +303,12 @@ def attributes(
     carry: bool,
     max_tokens: int | None,
 ) -> dict[str, str | int]:
+    kept = {name: dict(reader.configuration()) for name, reader in readers.items()}
+    for name, reader in readers.items():
+        if (theirs := getattr(reader, "model", model)) is not model and theirs is not model.base:
+            kept[name]["model_hash"] = theirs.weight_hash()
     return {
-        schema.READERS: json.dumps({name: reader.configuration() for name, reader in readers.items()}),
+        schema.READERS: json.dumps(kept),
         schema.MODEL_NAME: model.name,
         schema.MODEL_HASH: model.weight_hash(),
         schema.CORPUS_HASH: corpus_hash(documents),

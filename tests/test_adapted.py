@@ -50,8 +50,9 @@ def make_reader(model: LanguageModel, parameters: str, **settings: Any) -> Dynam
 def test_a_subset_adapts_exactly_what_it_names(parameters: str, family: str) -> None:
     model, tokens = make_model(family, torch.float64), make_tokens(1, 2 * SEGMENT)
     if not COUNTS[family][parameters]:
-        with pytest.raises(ValueError, match=rf"parameters is '{parameters}', but .* has none of that kind"):
+        with pytest.raises(ValueError, match=rf"parameters is '{parameters}', but .* has none of that kind") as told:
             make_reader(model, parameters)
+        assert parameters not in str(told.value).partition("it has: ")[2].split(", ")
         return
     names = [name for name, _ in model.named_parameters() if EXPECTED[parameters](name)]
     assert len(names) == COUNTS[family][parameters]

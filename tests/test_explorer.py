@@ -10,7 +10,7 @@ from ipywidgets.widgets.widget import _instances
 
 from fwl_lab.testing import make_trace
 from fwl_lab.trace import RECEIPT_GAIN
-from widgets import Receipts, Selection, explore, housekeeping
+from widgets import DocumentLens, ReaderCompare, Receipts, Selection, UpdateScope, explore, housekeeping
 from widgets.explorer import Explorer
 from widgets.view import WIDGET
 
@@ -106,3 +106,10 @@ def test_a_batch_run_keeps_pictures_and_a_person_gets_views(explorer, monkeypatc
     assert "<script" not in still["text/html"]
     monkeypatch.setattr(housekeeping, "someone_is_there", lambda: True)
     assert explorer._repr_mimebundle_()[WIDGET]["model_id"] == explorer.model_id
+
+
+@pytest.mark.parametrize("view", [explore, DocumentLens, Receipts, UpdateScope, ReaderCompare, Selection])
+def test_a_path_is_no_trace(view):
+    with pytest.raises(ValueError, match=r"trace is 'runs/x.zarr'; expected a Dataset, such as open_trace"):
+        view("runs/x.zarr")
+    gc.collect()  # what was never made whole complains of nothing when it goes

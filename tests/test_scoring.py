@@ -1,6 +1,7 @@
 """The loop that scores: a valid trace, the readers' own numbers, norms of what they learned."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from transformers import PreTrainedTokenizerFast
 
 from fwl_lab import (
     Document,
+    DynamicEvaluationReader,
+    FastWeightReader,
     LanguageModel,
     Reader,
     Recorder,
@@ -294,3 +297,54 @@ def test_following_a_reading_changes_nothing_and_stopping_it_at_once_leaves_noth
     assert "progress" not in followed.attrs
     with pytest.raises(ValueError, match="has not finished its first block; there is nothing yet"):
         score(model, DOCUMENTS[:2], readers_of(model, "base", "fwl"), progress=lambda *_: False)
+
+
+def another_tokenizer() -> LanguageModel:
+    words = make_text_model("mistral")
+    vocabulary = {f"word{i}": i for i in range(words.vocab_size)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="word0"))
+    words.tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="word0")
+    return words
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"model": "bundled"}, r"model is 'bundled'; expected a LanguageModel, such as load_model"),
+        ({"documents": DOCUMENTS[0]}, r"documents is one Document; expected a list"),
+        ({"documents": ["text"]}, r"expected Document\(name, text\)"),
+        ({"readers": {"s": "static"}}, r"readers\['s'\] is 'static'; expected a reader"),
+        ({"readers": {"s": StaticReader}}, r"readers\['s'\] is <class .*expected a reader"),
+        ({"readers": {"s": StaticReader(another_tokenizer())}}, r"readers\['s'\] reads with the tokenizer of"),
+        ({"record": True}, r"record is True; expected a Recorder"),
+        ({"record": Recorder}, r"record is <class .*expected a Recorder"),
+        ({"max_tokens": 10.5}, r"max_tokens is 10\.5; expected at least 1"),
+    ],
+)
+def test_what_is_no_argument_is_told(model: LanguageModel, wrong: dict[str, Any], words: str) -> None:
+    right = {"model": model, "documents": DOCUMENTS, "readers": {"base": StaticReader(model.base)}}
+    with pytest.raises(ValueError, match=words):
+        score(**(right | wrong), progress=False)
+
+
+@pytest.mark.parametrize("make", [StaticReader, FastWeightReader, DynamicEvaluationReader, make_readers])
+def test_a_name_is_no_model(make: Any) -> None:
+    with pytest.raises(ValueError, match="model is 'bundled'; expected a LanguageModel"):
+        make("bundled")
+
+
+def test_a_rule_is_an_update_rule(model: LanguageModel) -> None:
+    for make in (partial(attach_fast_weights, model.base), partial(FastWeightReader, model)):
+        with pytest.raises(ValueError, match="rule is 64; expected an UpdateRule"):
+            make(rule=64)
+    with pytest.raises(ValueError, match="initial_step is nan; expected a finite number"):
+        UpdateRule(initial_step=float("nan"))
+
+
+def test_a_reader_of_another_model_says_which(model: LanguageModel) -> None:
+    """One trace compares a model with its control; each reader's numbers are traced to the weights they are from."""
+    other = fill_block(attach_fast_weights(make_text_model("mistral"), 6, UpdateRule(inner_batch=INNER_BATCH)), seed=5)
+    trace = score(model, DOCUMENTS, {"base": StaticReader(model.base), "other": StaticReader(other)}, progress=False)
+    kept = json.loads(trace.attrs["readers"])
+    assert kept["other"]["model_hash"] == other.weight_hash() != model.weight_hash() == trace.attrs["model_hash"]
+    assert "model_hash" not in kept["base"]

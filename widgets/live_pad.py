@@ -66,8 +66,10 @@ class LivePad(View):
     given = traitlets.Int(0).tag(sync=True)  # how often text or settings were set here: the page takes those over
 
     def __init__(self, model: Any, *, text: str = "", readers: Mapping[str, Any] | None = None) -> None:
+        from fwl_lab.language_model import require_model
         from fwl_lab.scoring import READERS
 
+        require_model(model)
         self.model, self.own = model, dict(readers or {})
         made = [name for name in READERS if model.block is not None or name not in ("static", "fwl")]
         names = sorted(dict.fromkeys([*made, *self.own]), key=lambda n: _ORDER.index(n) if n in _ORDER else len(_ORDER))

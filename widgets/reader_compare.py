@@ -75,7 +75,7 @@ class ReaderCompare(View):
         counts: np.ndarray | None = None,
     ) -> None:
         # A Dataset is a mapping, too.
-        runs = {"": trace} if isinstance(trace, xr.Dataset) else dict(trace)
+        runs = dict(trace) if isinstance(trace, Mapping) and not isinstance(trace, xr.Dataset) else {"": trace}
         for one in runs.values():
             require_tokens(one)
         found = compared_runs.sources(runs)

@@ -66,8 +66,10 @@ class RunConsole(View):
         byte_budget: str | int = "1 GiB",
     ) -> None:  # fmt: skip
         from fwl_lab import available_devices
+        from fwl_lab.language_model import require_model
         from fwl_lab.scoring import READERS, USUAL
 
+        require_model(model)
         self._turn, self._stop = threading.Lock(), threading.Event()
         self._change = threading.RLock()  # of `run`, which the page and the worker's thread change
         self._worker, self._aside = Worker(), ThreadPoolExecutor(max_workers=1)

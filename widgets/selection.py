@@ -143,6 +143,8 @@ def _one_of(value: str, known: list[str], what: str) -> str:
 
 def require_tokens(trace: xr.Dataset) -> None:
     """ValueError: there is nothing to select, or to show."""
+    if not isinstance(trace, xr.Dataset):
+        raise ValueError(f"trace is {trace!r:.80}; expected a Dataset, such as open_trace(path).")
     if not trace.sizes.get(TOKEN):
         raise ValueError("this trace holds no token; score at least one document: score(model, documents, readers)")
 

@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -123,6 +124,10 @@ class View(housekeeping.Housed, anywidget.AnyWidget):
         super().close()
         self.layout.close()  # a widget of its own
         self.trace, self.head, self.data = None, {}, b""
+
+    def __del__(self) -> None:
+        with suppress(AttributeError):  # its constructor raised, and said why
+            super().__del__()
 
     def _repr_mimebundle_(self, **_: Any) -> Any:
         """The live view; only its picture where nobody could use it, so that a saved notebook stays small."""

@@ -124,6 +124,8 @@ class FastWeightBlock(nn.Module):
         ValueError
             The rule has other `steps`, or learns a decay that this block has not learned.
         """
+        if not isinstance(rule, UpdateRule):
+            raise ValueError(f"rule is {rule!r:.80}; expected an UpdateRule, such as UpdateRule(inner_batch=64).")
         if rule.steps != self.rule.steps:
             raise ValueError(f"steps is {rule.steps}; expected {self.rule.steps}, for which the block has step sizes.")
         if rule.learn_decay and self.forgetting is None:

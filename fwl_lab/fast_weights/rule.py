@@ -57,6 +57,8 @@ class UpdateRule:
             if len(pair) != 2 or not all(map(_is_number, pair)) or not (pair[0] > 0 and pair[1] >= 0):
                 raise ValueError(f"schedule is {self.schedule!r}; expected (n₀ > 0, α ≥ 0), or None.")
             object.__setattr__(self, "schedule", pair)  # JSON gives a list
+        if not _is_number(self.initial_step):
+            raise ValueError(f"initial_step is {self.initial_step!r}; expected a finite number.")
         if self.cap is not None and not (_is_number(self.cap) and self.cap > 0):
             raise ValueError(f"cap is {self.cap!r}; expected a finite number above 0, or None.")
         if inner is None and (self.learn_decay or self.cap is not None):

@@ -50,9 +50,14 @@ def adapt(model: LanguageModel, parameters: str) -> tuple[LanguageModel, dict[st
     chosen = {id(parameter) for parameter in _choose(model, kind, number)}
     selected: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if id(p) in chosen}
     if not selected:
+        there = [
+            kind
+            for kind in ("all", "mlp", "norm", "bias", "no-embeddings")
+            if next(_choose(model, kind, 0), None) is not None
+        ]
         raise ValueError(
             f"parameters is {parameters!r}, but {type(model.network).__name__} of this configuration has none of that "
-            f"kind; expected one it has of {CHOICES}."
+            f"kind; expected one that it has: {', '.join(there)}, last:k or lora."
         )
     return model, selected
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from ..language_model import LanguageModel
+from ..language_model import LanguageModel, require_model
 from ..loading import read_tensors, write_tensors
 from ..observing import Observer, Observers
 
@@ -41,8 +41,9 @@ class Reader(ABC):
     """
 
     def __init__(self, model: LanguageModel, *, step_scale: float = 1.0) -> None:
-        if not math.isfinite(step_scale):
-            raise ValueError(f"step_scale is {step_scale}; expected a finite number.")
+        require_model(model)
+        if not isinstance(step_scale, int | float) or not math.isfinite(step_scale):
+            raise ValueError(f"step_scale is {step_scale!r}; expected a finite number.")
         self.model = model
         self.last: Tensor  # (B, 1), read but not yet seen by the body
         self.step_scale = float(step_scale)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from ..corpus import Document
-from ..language_model import LanguageModel
+from ..language_model import LanguageModel, require_model
 from ..optimizers import DynamicEvaluationSGD, GradientStatistics
 from ..states import detach
 from ..windows import Context
@@ -67,6 +67,7 @@ class DynamicEvaluationReader(Reader):
         *,
         step_scale: float = 1.0,
     ) -> None:
+        require_model(model)
         if not isinstance(segment, int) or segment < 1:
             raise ValueError(f"segment is {segment!r}; expected a whole number of tokens, at least 1.")
         if optimizer is not None and not callable(optimizer):

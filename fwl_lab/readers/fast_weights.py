@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..fast_weights import FastWeightState, UpdateRule
 from ..fast_weights.attention import CHUNK
-from ..language_model import LanguageModel
+from ..language_model import LanguageModel, require_model
 from ..states import expand_rows, from_tensors, to_tensors
 from ..windows import Context
 from .base import Reader
@@ -27,6 +27,7 @@ class FastWeightReader(Reader):
     """
 
     def __init__(self, model: LanguageModel, *, step_scale: float = 1.0, rule: UpdateRule | None = None) -> None:
+        require_model(model)
         if model.block is None:
             raise ValueError("the model has no fast-weight block; see attach_fast_weights, or use another reader.")
         block = model.block if rule is None else model.block.with_rule(rule)
