@@ -47,6 +47,10 @@ def new_model(
     if hidden_size % 64 or not (heads == 1 or heads % 2 == 0):
         raise ValueError(f"hidden_size is {hidden_size}; expected 64 or a multiple of 128, since heads are 64 wide.")
     tokenizer = train_tokenizer(documents, vocab_size)
+    if len(tokenizer) > vocab_size:
+        raise ValueError(
+            f"vocab_size is {vocab_size}; expected at least {len(tokenizer)}: all bytes, and what ends a text."
+        )
     torch.manual_seed(seed)
     network = MistralForCausalLM(
         MistralConfig(

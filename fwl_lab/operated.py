@@ -152,7 +152,7 @@ class OperatedFastWeightReader(Operated, FastWeightReader):
 
     def __init__(self, reader: FastWeightReader, surgery: Surgery) -> None:
         self._under(surgery)
-        super().__init__(reader.model, step_scale=reader.step_scale)
+        super().__init__(reader.model, step_scale=reader.step_scale, rule=reader.block.rule)
         if surgery.decay:
             self.block = _forgetting(self.block, surgery.decay)
         shapes = {name: weight.shape for name, weight in self.slow_weights().items()}

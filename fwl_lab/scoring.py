@@ -305,8 +305,11 @@ def attributes(
 ) -> dict[str, str | int]:
     kept = {name: dict(reader.configuration()) for name, reader in readers.items()}
     for name, reader in readers.items():
-        if (theirs := getattr(reader, "model", model)) is not model and theirs is not model.base:
-            kept[name]["model_hash"] = theirs.weight_hash()
+        theirs = getattr(reader, "model", model)
+        if theirs is model or theirs is model.base:
+            continue
+        if (own := theirs.weight_hash()) not in (model.weight_hash(), model.base.weight_hash()):
+            kept[name]["model_hash"] = own
     return {
         schema.READERS: json.dumps(kept),
         schema.MODEL_NAME: model.name,

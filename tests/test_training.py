@@ -19,6 +19,7 @@ from fwl_lab import (
     TrainingConfig,
     UpdateRule,
     attach_fast_weights,
+    from_scratch,
     train,
     training,
 )
@@ -340,3 +341,8 @@ def test_document_batches_go_on_where_a_row_ended(longest: int | None) -> None:
     # Documents come in turn, in an order of each epoch: no document is an epoch ahead.
     counts = [finished.count(document) for document in whole]
     assert max(counts) - min(counts) <= 2 and min(counts) > 1
+
+
+def test_a_new_model_has_at_least_its_tokenizers_tokens() -> None:
+    with pytest.raises(ValueError, match="vocab_size is 10; expected at least 257: all bytes"):
+        from_scratch.new_model(CORPUS, vocab_size=10)

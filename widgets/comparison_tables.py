@@ -28,16 +28,6 @@ def breakdown_record(result: xr.Dataset) -> list[dict[str, Any]]:
     ]
 
 
-def breakdown_table(record: Sequence[Mapping[str, Any]], readers: Sequence[str], *, title: str) -> pd.DataFrame:
-    """The gains of some readers, a row a bucket, with intervals; `title` heads the buckets."""
-    rows = [
-        {title: row["label"], "tokens": f"{row['tokens']:,}", "documents": row["documents"]}
-        | {theme.label(name): interval_text(row["gain"].get(name)) for name in readers}
-        for row in record
-    ]
-    return pd.DataFrame(rows).set_index(title)
-
-
 def net_gain_record(trace: xr.Dataset) -> dict[str, Any]:
     """What of a reader's gain is its document's own (`controls.wrong_document`): per part and average an interval."""
     result = analysis.net_gain(trace)
