@@ -303,15 +303,16 @@ def attributes(
     carry: bool,
     max_tokens: int | None,
 ) -> dict[str, str | int]:
-    kept = {name: dict(reader.configuration()) for name, reader in readers.items()}
+    hashes: dict[str, str] = {}
     for name, reader in readers.items():
         theirs = getattr(reader, "model", model)
         if theirs is model or theirs is model.base:
             continue
         if (own := theirs.weight_hash()) not in (model.weight_hash(), model.base.weight_hash()):
-            kept[name]["model_hash"] = own
+            hashes[name] = own
     return {
-        schema.READERS: json.dumps(kept),
+        **({schema.READER_HASHES: json.dumps(hashes)} if hashes else {}),
+        schema.READERS: json.dumps({name: reader.configuration() for name, reader in readers.items()}),
         schema.MODEL_NAME: model.name,
         schema.MODEL_HASH: model.weight_hash(),
         schema.CORPUS_HASH: corpus_hash(documents),

@@ -93,6 +93,7 @@ READERS = "readers"
 CERTIFICATES = "certificates"
 MODEL_NAME = "model_name"
 MODEL_HASH = "model_hash"
+READER_HASHES = "reader_hashes"  # of the models of readers that read with other weights
 CORPUS_HASH = "corpus_hash"
 SEED = "seed"
 DEVICE = "device"
