@@ -91,11 +91,8 @@ def replay(
     skeleton = make_skeleton(documents, encodings, rows, plan, _vocabulary(model, trace, record))
     configurations = json.loads(trace.attrs[schema.READERS]) | {name: operated.configuration()}
     skeleton.attrs |= attributes(model, documents, {name: operated}, carry, None)
-    same = (
-        schema.MAX_TOKENS,
-        schema.CORPUS_HASH,
-        schema.READER_HASHES,
-    )  # the documents' whole texts may have been longer
+    # Of the reading that was: the documents' whole texts may have been longer.
+    same = (schema.MAX_TOKENS, schema.CORPUS_HASH, schema.READER_HASHES)
     skeleton.attrs |= {key: trace.attrs[key] for key in same if key in trace.attrs}
     skeleton.attrs[schema.READERS] = json.dumps(configurations)
     arrays = score_arrays(len(rows), sum(lengths)) | ({} if plan is None else plan.arrays())
