@@ -96,6 +96,7 @@ def first_source(trace: xr.Dataset, token: int) -> int:
 
 
 def require_parameter(trace: xr.Dataset, parameter: str) -> None:
+    """ValueError: the trace holds no such fast parameter; says which it holds, or how to record them."""
     known = [str(name) for name in trace[schema.PARAMETER].values] if schema.PARAMETER in trace.variables else []
     if parameter not in known:
         hint = "" if known else " Record Δθ: score(..., record=Recorder(factors=True))."

@@ -127,8 +127,12 @@ def _check(model: Any, documents: Any, readers: Any, record: Any, max_tokens: An
     for name, reader in readers.items():
         if isinstance(reader, type) or not callable(getattr(reader, "read", None)):
             raise ValueError(f"readers[{name!r}] is {reader!r:.80}; expected a reader, such as StaticReader(model).")
-        theirs = getattr(reader, "model", model)
-        if theirs.tokenizer is not model.tokenizer and vocabulary_texts(theirs) != vocabulary_texts(model):
+        theirs = _another_model(reader, model)
+        if (
+            theirs is not None
+            and theirs.tokenizer is not model.tokenizer
+            and vocabulary_texts(theirs) != vocabulary_texts(model)
+        ):
             raise ValueError(
                 f"readers[{name!r}] reads with the tokenizer of {theirs.name}, but {model.name} cuts the documents; "
                 "score each model's readers with that model, and compare the traces."
@@ -143,6 +147,12 @@ def _check(model: Any, documents: Any, readers: Any, record: Any, max_tokens: An
         raise ValueError(f"record is {record!r:.80}; expected a Recorder, such as Recorder(factors=True), or None.")
     if max_tokens is not None and (not isinstance(max_tokens, int) or max_tokens < 1):
         raise ValueError(f"max_tokens is {max_tokens!r}; expected at least 1 (a whole number), or None for all.")
+
+
+def _another_model(reader: Any, model: LanguageModel) -> LanguageModel | None:
+    """The model that a reader reads with, where it is neither `model` nor its base."""
+    theirs = getattr(reader, "model", None)
+    return theirs if isinstance(theirs, LanguageModel) and theirs is not model and theirs is not model.base else None
 
 
 def read_all(
@@ -303,13 +313,11 @@ def attributes(
     carry: bool,
     max_tokens: int | None,
 ) -> dict[str, str | int]:
-    hashes: dict[str, str] = {}
-    for name, reader in readers.items():
-        theirs = getattr(reader, "model", model)
-        if theirs is model or theirs is model.base:
-            continue
-        if (own := theirs.weight_hash()) not in (model.weight_hash(), model.base.weight_hash()):
-            hashes[name] = own
+    """A trace's attributes: whose reading this is, and how it came about."""
+    others = {name: _another_model(reader, model) for name, reader in readers.items()}
+    hashes = {name: other.weight_hash() for name, other in others.items() if other is not None}
+    own = (model.weight_hash(), model.base.weight_hash()) if hashes else ()
+    hashes = {name: found for name, found in hashes.items() if found not in own}
     return {
         **({schema.READER_HASHES: json.dumps(hashes)} if hashes else {}),
         schema.READERS: json.dumps({name: reader.configuration() for name, reader in readers.items()}),

@@ -347,3 +347,18 @@ def test_a_reader_of_another_model_says_which(model: LanguageModel) -> None:
     trace = score(model, DOCUMENTS, {"base": StaticReader(model.base), "other": StaticReader(other)}, progress=False)
     assert json.loads(trace.attrs["reader_hashes"]) == {"other": other.weight_hash()}
     assert other.weight_hash() != model.weight_hash() == trace.attrs["model_hash"]
+
+
+def test_a_readers_model_need_not_be_a_language_model(model: LanguageModel) -> None:
+    class Bare:
+        """What reads, without a tokenizer or a hash."""
+
+        def __getattr__(self, name: str) -> Any:
+            if name in ("tokenizer", "weight_hash"):
+                raise AttributeError(name)
+            return getattr(model.base, name)
+
+    readers = {"base": StaticReader(model.base), "bare": StaticReader(model.base)}
+    readers["bare"].model = Bare()
+    trace = score(model, DOCUMENTS[:1], readers, progress=False)
+    np.testing.assert_array_equal(trace.nll[0], trace.nll[1])

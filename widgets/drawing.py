@@ -46,6 +46,7 @@ def bars(result: xr.Dataset, title: str) -> go.Figure:
 
 
 def finish(figure: go.Figure, title: str, subtitle: str, y_title: str) -> go.Figure:
+    """The figure in the project's look, with its titles."""
     figure.update_layout(template=theme.TEMPLATE, title={"text": title, "subtitle": {"text": subtitle}})
     return figure.update_layout(showlegend=True).update_yaxes(title_text=y_title)
 
