@@ -1,5 +1,9 @@
 """The harness reports what it is there to report: each kind of failure is made on purpose, and seen."""
 
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
 import pytest
 from playwright.sync_api import expect
 
@@ -134,10 +138,49 @@ def test_what_a_page_holds_is_measured(page):
     assert len(runs) == 3 and min(runs) > 0 and page.evaluate("window.last") == 2
 
 
-def test_files_open_with_the_network_off(open_file, tmp_path):
+@pytest.fixture
+def listening() -> Iterator[tuple[str, list[str]]]:
+    """The address of a server on this machine, and what it was asked for."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Access-Control-Allow-Origin", "*")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+        thread.join()
+
+
+# Caches and service workers are left out: the request itself must not leave the browser.
+ASK = "address => fetch(address, { cache: 'no-store' }).then(() => 'answered', () => 'refused')"
+
+
+def test_files_open_with_the_network_off(alone, browser, listening, tmp_path):
+    """A request to a server that does answer fails there, before it is sent."""
+    address, asked = listening
     path = tmp_path / "saved.html"
-    path.write_text("<title>t</title><p id=said></p><script>said.textContent = navigator.onLine</script>", "utf-8")
-    expect(open_file(path).locator("#said")).to_have_text("false")
+    path.write_text("<title>t</title>", "utf-8")
+    context, seen = alone
+    page = context.new_page()
+    page.goto(path.as_uri())
+    assert page.evaluate(ASK, f"{address}/offline") == "refused" and asked == []
+    assert any("ERR_INTERNET_DISCONNECTED" in problem for problem in seen.problems)
+    seen.problems.clear()
+    online = browser.new_context()
+    reached = online.new_page()
+    reached.goto(path.as_uri())
+    assert reached.evaluate(ASK, f"{address}/online") == "answered" and asked == ["/online"]
+    online.close()
 
 
 def test_files_that_need_others_are_caught(open_file, alone, tmp_path):
