@@ -49,7 +49,7 @@ tune: $(STAMP)  ## choose dynamic evaluation's rule for a model; both in runs/tu
 	$(REPORT) notebooks/tune.ipynb $(or $(RUN),runs/tune) $(TUNE)
 
 bench: $(STAMP)  ## what reading and learning cost; a table, and runs/bench.json (BENCH="--models bundled")
-	$(BIN) -m fwl_lab.benchmark runs/bench.json $(BENCH)
+	$(BIN) -m fwl_lab.profiling.benchmark runs/bench.json $(BENCH)
 
 test: $(STAMP)  ## the core tests: no network, no GPU, two to three minutes on two cores (PYTEST="-k trace" narrows)
 	OMP_NUM_THREADS=1 $(BIN) -m pytest -n auto -m "not slow and not browser and not gpu" $(PYTEST)

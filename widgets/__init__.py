@@ -5,13 +5,13 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "document_lens": ["DocumentLens"],
-        "explorer": ["Explorer", "explore"],
-        "live_pad": ["LivePad"],
-        "reader_compare": ["ReaderCompare"],
-        "receipts": ["Receipts"],
-        "run_console": ["RunConsole"],
-        "selection": ["Selection"],
-        "update_scope": ["UpdateScope"],
+        "core.selection": ["Selection"],
+        "views.document_lens.view": ["DocumentLens"],
+        "views.explorer": ["Explorer", "explore"],
+        "views.live_pad.view": ["LivePad"],
+        "views.reader_compare.view": ["ReaderCompare"],
+        "views.receipts.view": ["Receipts"],
+        "views.run_console.view": ["RunConsole"],
+        "views.update_scope.view": ["UpdateScope"],
     },
 )

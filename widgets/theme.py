@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from plotly.colors import sample_colorscale
 
-from fwl_lab.trace import BASE
+from fwl_lab.trace.schema import BASE
 
 FONT: Final = "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 INK: Final = "#767676"  # contrast 4.5 on white, 4.6 on black

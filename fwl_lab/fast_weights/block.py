@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..observing import Observer
-from ..precision import RMSNorm
-from .cross_entropy import Gathered, in_autocast, token_nll
-from .rule import PARAMETERS, UpdateRule
-from .scan import Scan
-from .state import BlockOutput, FastWeightState
+from fwl_lab.fast_weights.scan import Scan
+from fwl_lab.fast_weights.state import BlockOutput, FastWeightState
+from fwl_lab.fast_weights.update_rule import PARAMETERS, UpdateRule
+from fwl_lab.ops.cross_entropy import Gathered, in_autocast, token_nll
+from fwl_lab.ops.norms import RMSNorm
+from fwl_lab.ops.observer import Observer
 
 
 class FastWeightBlock(nn.Module):

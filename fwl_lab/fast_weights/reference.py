@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .block import FastWeightBlock
-from .rule import UpdateRule
+from fwl_lab.fast_weights.block import FastWeightBlock
+from fwl_lab.fast_weights.update_rule import UpdateRule
 
 
 def token_loss(block: FastWeightBlock, theta: Mapping[str, Tensor], x: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:

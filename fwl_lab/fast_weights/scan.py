@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..observing import Observer
-from ..states import map_state
-from .attention import CHUNK, add_outer, before, mixed
-from .checkpoints import groups, recomputed
-from .cross_entropy import Gathered, linear_cross_entropy
-from .rule import PARAMETERS
-from .spans import Span, join, spans
-from .state import FastWeightState
+from fwl_lab.fast_weights.spans import Span, join, spans
+from fwl_lab.fast_weights.state import FastWeightState
+from fwl_lab.fast_weights.update_rule import PARAMETERS
+from fwl_lab.ops.cross_entropy import Gathered, linear_cross_entropy
+from fwl_lab.ops.linear_attention import CHUNK, add_outer, before, mixed
+from fwl_lab.ops.observer import Observer
+from fwl_lab.ops.recompute import groups, recomputed
+from fwl_lab.ops.state import map_state
 
 if TYPE_CHECKING:
-    from .block import FastWeightBlock
+    from fwl_lab.fast_weights.block import FastWeightBlock
 
 LONGEST = 1024  # tokens of a span where inner batches are longer: bounds memory
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..states import map_state
+from fwl_lab.ops.state import map_state
 
 
 class FastWeightState(NamedTuple):

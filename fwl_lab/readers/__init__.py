@@ -1,17 +1,20 @@
-"""Readers: static, fast weights, dynamic evaluation, neural cache. `base` holds the contract they share."""
+"""Readers score each token given all read before it, then learn from it.
 
-from .base import Reader, Scores
-from .dynamic_evaluation import DynamicEvaluationReader, gradient_statistics
-from .fast_weights import FastWeightReader
-from .neural_cache import NeuralCacheReader
-from .static import StaticReader
+Kinds: static, fast weights, dynamic evaluation, neural cache. `base` holds the contract that all share, `named` the
+registry by name; `rebuild` makes a reader from what a trace says.
+Nothing here writes traces or knows what a trace is for; a view or an analysis never asks which class a reader is.
+"""
 
-__all__ = [
-    "DynamicEvaluationReader",
-    "FastWeightReader",
-    "NeuralCacheReader",
-    "Reader",
-    "Scores",
-    "StaticReader",
-    "gradient_statistics",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "base": ["Reader", "Scores"],
+        "dynamic_evaluation.gradient_statistics": ["gradient_statistics"],
+        "dynamic_evaluation.reader": ["DynamicEvaluationReader"],
+        "fast_weights": ["FastWeightReader"],
+        "neural_cache": ["NeuralCacheReader"],
+        "static": ["StaticReader"],
+    },
+)

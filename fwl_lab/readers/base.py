@@ -16,9 +16,9 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from ..language_model import LanguageModel, require_model
-from ..loading import read_tensors, write_tensors
-from ..observing import Observer, Observers
+from fwl_lab.models.language_model import LanguageModel, require_model
+from fwl_lab.ops.observer import Observer, Observers
+from fwl_lab.ops.tensor_files import read_tensors, write_tensors
 
 
 class Scores(NamedTuple):

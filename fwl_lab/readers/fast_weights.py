@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..fast_weights import FastWeightState, UpdateRule
-from ..fast_weights.attention import CHUNK
-from ..language_model import LanguageModel, require_model
-from ..states import expand_rows, from_tensors, to_tensors
-from ..windows import Context
-from .base import Reader
+from fwl_lab.fast_weights import FastWeightState, UpdateRule
+from fwl_lab.models.context import Context
+from fwl_lab.models.language_model import LanguageModel, require_model
+from fwl_lab.ops.linear_attention import CHUNK
+from fwl_lab.ops.state import expand_rows, from_tensors, to_tensors
+from fwl_lab.readers.base import Reader
 
 
 class FastWeightReader(Reader):

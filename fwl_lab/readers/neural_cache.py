@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..language_model import LanguageModel
-from ..states import expand_rows, from_tensors, to_tensors
-from ..windows import Context
-from .base import Reader
+from fwl_lab.models.context import Context
+from fwl_lab.models.language_model import LanguageModel
+from fwl_lab.ops.state import expand_rows, from_tensors, to_tensors
+from fwl_lab.readers.base import Reader
 
 PIECE = 256  # tokens whose similarities to the cache are held at once, whatever the length of a call
 

@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from ..states import expand_rows, from_tensors, to_tensors
-from ..windows import Context
-from .base import Reader
+from fwl_lab.models.context import Context
+from fwl_lab.ops.state import expand_rows, from_tensors, to_tensors
+from fwl_lab.readers.base import Reader
 
 
 class StaticReader(Reader):

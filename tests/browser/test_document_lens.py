@@ -5,19 +5,19 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from fwl_lab import trace as schema
-from fwl_lab.testing import make_trace
-from widgets.document_lens import DocumentLens
-from widgets.selection import Selection
+from fwl_lab.testing.traces import make_trace
+from fwl_lab.trace import schema as schema
+from widgets.core.selection import Selection
+from widgets.views.document_lens.view import DocumentLens
 
 pytestmark = pytest.mark.browser
 
 LENS = ".fwl-document_lens"
 CELL = """
 import numpy as np
-from fwl_lab.testing import make_trace
-from widgets.document_lens import DocumentLens
-from widgets.selection import Selection
+from fwl_lab.testing.traces import make_trace
+from widgets.views.document_lens.view import DocumentLens
+from widgets.core.selection import Selection
 trace = make_trace(2, tokens={tokens}, documents=3, recorded={recorded})
 gain = trace.nll.sel(reader="base").values - trace.nll.sel(reader="fwl").values
 order = np.argsort(-np.abs(gain), kind="stable")
@@ -245,7 +245,7 @@ def test_a_hundred_thousand_tokens_are_light(open_notebook, page, watched, budge
 
 
 def test_longer_traces_arrive_in_pages(open_notebook, page):
-    small = "import widgets.document_lens as module; module.PAGE_BYTES = 6000"
+    small = "import widgets.views.document_lens.view as module; module.PAGE_BYTES = 6000"
     notebook = open_notebook([small, CELL.format(tokens=3000, recorded=True), SHOW])
     expect(page.locator(f"{LENS} .fwl-progress")).to_be_hidden()
     assert notebook.ask("lens.head['pages']") == 6

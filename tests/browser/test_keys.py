@@ -6,7 +6,7 @@ from playwright.sync_api import expect
 pytestmark = pytest.mark.browser
 
 CELLS = [
-    "from fwl_lab.testing import make_trace\nfrom widgets import explore\n"
+    "from fwl_lab.testing.traces import make_trace\nfrom widgets import explore\n"
     "trace = make_trace(4, tokens=900, documents=2)\nexplore(trace)",
     "from fwl_lab import Document, load_model\nfrom widgets import LivePad, RunConsole\nmodel = load_model('bundled')\n"
     "pad = LivePad(model, text='import os')\npad",

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.browser
 IMPORTS = """
 import gc, weakref
 from ipywidgets.widgets.widget import _instances
-from fwl_lab.testing import make_trace
+from fwl_lab.testing.traces import make_trace
 from widgets import explore
 trace = make_trace(0, tokens=2000)
 made = []

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from widgets.report import run_notebook
+from widgets.report.run import run_notebook
 
 from .server import ROOT
 

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from fwl_lab.testing import make_trace
-from widgets.reader_compare import ReaderCompare
+from fwl_lab.testing.traces import make_trace
+from widgets.views.reader_compare.view import ReaderCompare
 
 pytestmark = pytest.mark.browser
 
@@ -14,9 +14,9 @@ CELL = """
 import json
 import numpy as np
 from fwl_lab import analysis
-from fwl_lab.certificate import Certificate, Check, add_certificates
-from fwl_lab.testing import make_trace
-from widgets.reader_compare import ReaderCompare
+from fwl_lab.audit.certificate import Certificate, Check, add_certificates
+from fwl_lab.testing.traces import make_trace
+from widgets.views.reader_compare.view import ReaderCompare
 trace = make_trace(2, tokens=900, documents=3)
 good = Check("causality", True, 0.0, 0.0, "nat", "512 tokens changed")
 bad = Check("padding", False, 0.3, 0.0, "nat", "<b>token 17</b> changed")
@@ -28,9 +28,9 @@ compare
 """
 LONG = """
 from timeit import timeit
-from fwl_lab.testing import make_trace
-from widgets.reader_compare import ReaderCompare
-from widgets.tables import signed
+from fwl_lab.testing.traces import make_trace
+from widgets.views.reader_compare.view import ReaderCompare
+from widgets.display.tables import signed
 trace = make_trace(1, tokens=100_000, documents=8, recorded=False)
 """
 # Each handler's own time, in ms, for pointers that wander over the chart.

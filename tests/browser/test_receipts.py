@@ -9,9 +9,9 @@ pytestmark = pytest.mark.browser
 
 CELL = """
 import numpy as np
-from fwl_lab.testing import make_trace
-from widgets.receipts import Receipts
-from widgets.selection import Selection
+from fwl_lab.testing.traces import make_trace
+from widgets.views.receipts.view import Receipts
+from widgets.core.selection import Selection
 trace = make_trace(2, tokens=900, documents=2)
 known = np.flatnonzero(np.isfinite(trace.receipt_gain.sel(reader="fwl").values))
 selection = Selection(trace, token=int(known[5]))
@@ -74,8 +74,8 @@ def test_the_kernel_selects_what_the_page_shows(open_notebook, page):
 
 
 def test_a_saved_page_needs_nothing(open_file, tmp_path):
-    from fwl_lab.testing import make_trace
-    from widgets.receipts import Receipts
+    from fwl_lab.testing.traces import make_trace
+    from widgets.views.receipts.view import Receipts
 
     trace = make_trace(2, tokens=900, documents=2)
     view = Receipts(trace)
@@ -98,7 +98,7 @@ def test_a_saved_page_needs_nothing(open_file, tmp_path):
 def test_a_receipt_that_comes_late_leaves_the_newer_one_alone(open_notebook, page):
     late = """
 import threading
-from fwl_lab.testing import make_trace
+from fwl_lab.testing.traces import make_trace
 from widgets import Receipts, Selection
 trace = make_trace(2, tokens=900, documents=2)
 gain = trace.receipt_gain.sel(reader="fwl").values

@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import expect
 
 import fwl_lab
-from fwl_lab.testing import make_trace
+from fwl_lab.testing.traces import make_trace
 from widgets import DocumentLens, LivePad, ReaderCompare, Receipts, Selection, UpdateScope, explore
 
 from .notebook import SHOTS

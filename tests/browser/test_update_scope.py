@@ -5,17 +5,17 @@ import time
 
 import pytest
 
-from widgets.selection import Selection
-from widgets.update_scope import UpdateScope
+from widgets.core.selection import Selection
+from widgets.views.update_scope.view import UpdateScope
 
 from .watching import measure
 
 pytestmark = pytest.mark.browser
 
 CELL = """
-from fwl_lab.testing import make_trace
-from widgets.selection import Selection
-from widgets.update_scope import UpdateScope
+from fwl_lab.testing.traces import make_trace
+from widgets.core.selection import Selection
+from widgets.views.update_scope.view import UpdateScope
 trace = make_trace(4, tokens=1200, documents=2)
 selection = Selection(trace, token=700)
 view = UpdateScope(trace, selection=selection)
@@ -24,9 +24,9 @@ view
 # Factors as large as the bundled model's, over a document that ends far from any Δθ that was kept whole.
 LARGE = """
 import numpy as np, xarray as xr
-from fwl_lab.testing import make_trace
-from widgets.selection import Selection
-from widgets.update_scope import UpdateScope
+from fwl_lab.testing.traces import make_trace
+from widgets.core.selection import Selection
+from widgets.views.update_scope.view import UpdateScope
 rng = np.random.default_rng(0)
 trace = make_trace(4, tokens=2048, documents=1)
 trace = trace.drop_vars([n for n in trace.data_vars if n.endswith("_W1") or n.endswith("_W2")]).assign(
@@ -240,7 +240,7 @@ def test_a_hundred_thousand_tokens_are_scrubbed_at_once(open_notebook, page, wat
 
 
 def test_a_saved_page_plays_without_a_kernel(open_file, tmp_path):
-    from fwl_lab.testing import make_trace
+    from fwl_lab.testing.traces import make_trace
 
     trace = make_trace(4, tokens=1200, documents=2)
     made = UpdateScope(trace, selection=Selection(trace, token=700))

@@ -1,0 +1,134 @@
+"""Controls that a reviewer will ask for: another document's weights, and more context in place of learning.
+
+What they measure is worked out without torch by `net_gain` and `key_token_perplexity` in `fwl_lab.analysis`. Other
+controls are readers and models of their own: `NeuralCacheReader` (learning, or copying?) and the slow control, a block
+of the same size and training that never adapts (`load_model(folder, block="control")`, read by `StaticReader`).
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+import torch
+import xarray as xr
+from tqdm.auto import tqdm
+
+from fwl_lab.analysis.comparisons import OWN, WRONG
+from fwl_lab.corpora.documents import Document
+from fwl_lab.inference.read_loop import read_on
+from fwl_lab.inference.score import score
+from fwl_lab.models.language_model import LanguageModel
+from fwl_lab.readers import Reader, StaticReader
+from fwl_lab.trace import schema as schema
+from fwl_lab.trace.arrays import text_array
+
+DONOR: Final = "donor"  # on `document`: index of the document whose fast weights the reader "wrong" carried
+
+
+def wrong_document(
+    model: LanguageModel,
+    documents: Sequence[Document],
+    make_reader: Callable[[], Reader],
+    *,
+    max_tokens: int | None = None,
+    progress: bool = True,
+) -> xr.Dataset:
+    """Let each document be read with the fast weights that another document has left: what that gains is generic.
+
+    The reader "wrong" has read another document to the same number of tokens (or to its end, where it is shorter),
+    then forgets the context, keeps the fast weights and reads the document without learning more. It has all of the
+    other document's adaptation from the first token on, so what it gains is rather too much than too little. Each
+    document borrows from the next one by name, the last from the first.
+
+    Parameters
+    ----------
+    model : LanguageModel
+    documents : sequence of Document
+        Two or more.
+    make_reader : callable
+        Returns a fresh reader that adapts.
+    max_tokens : int, optional
+        Read no more of each document.
+    progress : bool
+        Show tokens per second and the time left.
+
+    Returns
+    -------
+    xarray.Dataset, a valid trace of the readers "base", "own" (the reader as it is) and "wrong", with the coordinate
+    ``donor`` (document). `fwl_lab.analysis.net_gain` says what is left. Cost of "wrong" is its reading's alone:
+    seconds, without those of the other document; what was not counted is NaN.
+
+    Raises
+    ------
+    ValueError
+        Fewer than two documents; a document would borrow from one of the same text; the reader does not adapt.
+    """
+    donors = _donors(documents)
+    reader = make_reader()
+    if reader.update_every is None:
+        raise ValueError(
+            f"make_reader returned a {type(reader).__name__}, which has no fast weights to carry; expected a reader "
+            "that adapts, such as FastWeightReader or DynamicEvaluationReader."
+        )
+    readers = {schema.BASE: StaticReader(model.base), OWN: reader}
+    trace = score(model, documents, readers, max_tokens=max_tokens, progress=progress)
+    ids = torch.from_numpy(trace[schema.TOKEN_ID].values.astype(np.int64))
+    parts = ids.split(np.bincount(trace[schema.DOCUMENT].values, minlength=len(documents)).tolist())
+    nll, seconds, configuration = [], 0.0, reader.configuration()
+    with tqdm(total=2 * len(ids), unit="tok", unit_scale=True, disable=not progress, desc=WRONG) as bar:
+        for own, donor in zip(parts, donors, strict=True):
+            reader.reset()
+            borrowed = parts[donor][: len(own)]
+            read_on(reader, borrowed, np.empty(len(borrowed)), bar.update)
+            reader.reset(carry=True)
+            frozen = reader.without_learning()
+            nll.append(np.empty(len(own)))
+            seconds += read_on(frozen, own, nll[-1], bar.update)
+            configuration = frozen.configuration()
+    wide = trace.reindex({schema.READER: text_array([schema.BASE, OWN, WRONG])})
+    for name, values in ((schema.NLL, np.concatenate(nll)), (schema.SECONDS, seconds)):
+        wide[name].loc[{schema.READER: WRONG}] = values
+    described = json.loads(trace.attrs[schema.READERS]) | {WRONG: configuration}
+    wide = wide.assign_coords({DONOR: (schema.DOCUMENT, np.array(donors))})
+    return schema.validate(wide.assign_attrs({schema.READERS: json.dumps(described)}))
+
+
+def more_context(model: LanguageModel, factor: int = 2) -> StaticReader:
+    """The base over the same weights with `factor` times the window: does learning beat looking further back?
+
+    Name it "more_context" in a trace. Distances that its training never saw may make it worse than the base, as they
+    do the bundled model: then it controls for nothing.
+
+    Raises
+    ------
+    ValueError
+        `factor` is no whole number from 2, or the model has absolute positions and not so many of them.
+    """
+    if not isinstance(factor, int) or factor < 2:
+        raise ValueError(f"factor is {factor!r}; expected a whole number of windows, at least 2.")
+    base = model.base
+    window = factor * base.window
+    if not base.rotary and window > (most := int(base.network.config.max_position_embeddings)):
+        raise ValueError(
+            f"a window of {window} needs {window} positions, but {base.name} has {most} and cannot look further back; "
+            f"expected a model with rotary positions, or one that is read with a window of at most {most // factor}."
+        )
+    wide = LanguageModel(base.network, base.tokenizer, window=window)
+    wide.inherit(base)
+    return StaticReader(wide)
+
+
+def _donors(documents: Sequence[Document]) -> list[int]:
+    """For each document the index of the one it borrows from: the next by name (and text), the first after the last."""
+    if len(documents) < 2:
+        raise ValueError(f"{len(documents)} document given; expected two or more, each to borrow from another.")
+    order = sorted(range(len(documents)), key=lambda index: (documents[index].name, documents[index].text))
+    follower = dict(zip(order, [*order[1:], order[0]], strict=True))
+    for index, other in follower.items():
+        if documents[index].text == documents[other].text:
+            raise ValueError(
+                f"{documents[index].name!r} would borrow from {documents[other].name!r}, which has the same text; "
+                "expected documents that differ: leave one of the two out."
+            )
+    return [follower[index] for index in range(len(documents))]

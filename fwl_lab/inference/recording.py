@@ -1,0 +1,169 @@
+"""How a reading is recorded: an observer of one reader, which collects, copies and writes."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fwl_lab.inference.plan import PER_UPDATE, Plan
+from fwl_lab.ops.observer import Deltas, Observer
+from fwl_lab.readers import Reader
+from fwl_lab.trace import schema as schema
+from fwl_lab.trace.writer import TraceWriter
+
+PIECE = 256  # tokens whose distributions are held at once
+
+
+class Recording(Observer):
+    """One reader's part of a recording: collects while a block of tokens is read, then writes it.
+
+    Attributes
+    ----------
+    seconds : float
+        Spent recording, so that it is not taken for reading.
+    """
+
+    def __init__(self, plan: Plan, name: str, writer: TraceWriter) -> None:
+        self.plan, self.name, self.writer = plan, name, writer
+        self.row = list(plan.readers).index(name)
+        self.seconds = 0.0
+        self.device = plan.readers[name].model.device
+        slow = plan.readers[name].slow_weights()
+        # Column of each of its parameters; the others stay NaN, as does all of a reader that does not adapt.
+        self.columns = {parameter: plan.parameters.index(parameter) for parameter in slow}
+        shape = (len(plan.update_token), len(plan.parameters))
+        self.updates = {variable: np.full(shape, np.nan) for variable in PER_UPDATE}
+        self.retention = np.full(len(plan.update_token), 1.0 if slow else np.nan)
+        self.norms = np.full(len(plan.parameters), np.nan)  # of Δθ, now
+        self.tokens: dict[str, list[np.ndarray]] = {}
+        self.done, self.flushed = 0, 0  # updates and tokens that are accounted for, and written
+        if slow:
+            norms = self.norms.copy()
+            for parameter, weight in slow.items():
+                norms[self.columns[parameter]] = _norm(weight)
+            writer.put(schema.SLOW_NORM, norms, self.row)
+            writer.put(schema.ANCHORED, plan.anchored[name], self.row)
+
+    @contextmanager
+    def document(self, reader: Reader, start: int) -> Iterator[None]:
+        """While inside, `reader` reads one document (one row) whose first token has index `start` in the trace."""
+        # With carried fast weights a document begins where the last one ended.
+        self.start = self.learnt = start
+        self.previous = {name: delta[0].detach() for name, delta in reader.fast_weights().items()}
+        self.steps: dict[str, Tensor] = {}
+        for name, delta in self.previous.items():
+            self.norms[self.columns[name]] = _norm(delta)
+        with reader.observed(self):
+            yield
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # what is still in the queue is reading, not recording
+        began = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - began
+
+    # -- what it sees ---------------------------------------------------------------------------------------------
+
+    def expected(self, count: int, logits: Callable[[slice], Tensor]) -> None:
+        top = self.plan.recorder.top
+        with self._timed():
+            scored = self.flushed + sum(map(len, self.tokens.get(schema.LABEL_RANK, [])))
+            for begin in range(0, count if top else 0, PIECE):
+                part = slice(begin, min(begin + PIECE, count))
+                log_probs = logits(part)[0].float().log_softmax(-1)  # one document: row 0
+                ids = self.writer.token_id[scored + part.start : scored + part.stop]
+                own = log_probs.gather(1, torch.as_tensor(ids, device=log_probs.device)[:, None])
+                found = log_probs.topk(top)
+                self._keep(schema.LABEL_RANK, (log_probs > own).sum(1, dtype=torch.int32))
+                self._keep(schema.TOP_ID, found.indices.int())
+                self._keep(schema.TOP_LOG_PROB, found.values)
+
+    def learned(self, factors: dict[str, tuple[Tensor | None, Tensor]]) -> None:
+        with self._timed():
+            self.learnt += next(iter(factors.values()))[1].shape[1]
+            for parameter in self.plan.kept.get(self.name, {}) if self.name == self.plan.factored else ():
+                key, delta = factors[parameter]
+                self._keep(schema.delta_name(parameter), delta[0])
+                if key is not None:
+                    self._keep(schema.key_name(parameter), key[0])
+
+    def retained(self, keep: Tensor) -> None:
+        at = np.flatnonzero(self.plan.update_token == self.learnt - 1)
+        # Before the first token there is nothing to keep.
+        self.retention[at] = float(keep[0])
+
+    def updated(self, seen: Tensor, fast_weights: Deltas) -> None:
+        with self._timed():
+            token = self.start + int(seen[0]) - 1
+            index = int(np.searchsorted(self.plan.update_token, token))
+            if not (self.plan.own[self.name] & (self.plan.update_token == token)).any():
+                raise ValueError(
+                    f"reader {self.name!r} made an update after {int(seen[0])} tokens of a document, and its "
+                    f"`update_every` is {self.plan.readers[self.name].update_every}; expected that to tell where."
+                )
+            self._stand(index)
+            for name, rows in fast_weights().items():
+                delta, column = rows[0].detach(), self.columns[name]
+                step = delta - self.previous[name]
+                length, last = _norm(step), self.steps.get(name)
+                self.updates[schema.UPDATE_NORM][index, column] = length
+                if last is not None and (scale := length * _norm(last)):
+                    self.updates[schema.UPDATE_COSINE][index, column] = float(step.flatten() @ last.flatten()) / scale
+                self.previous[name], self.steps[name] = delta, step
+                self.norms[column] = _norm(delta)
+                if self.plan.anchored[self.name][index] and name in self.plan.kept[self.name]:
+                    self._snapshot(name, delta, index)
+            self.updates[schema.DRIFT][index] = self.norms
+            self.done = index + 1
+
+    def flush(self, stop: int) -> None:
+        """All tokens before `stop` have been read: write what was seen of them."""
+        with self._timed():
+            self._stand(int(np.searchsorted(self.plan.update_token, stop)))
+            for variable, parts in self.tokens.items():
+                at = slice(self.flushed, stop)
+                where = (self.row, at) if schema.READER in self.writer.layout[variable].sizes else (at,)
+                self.writer.put(variable, np.concatenate(parts), *where)
+            self.tokens.clear()
+            # One more than is new: what was kept of the past is known only when the next inner batch begins.
+            first = max(0, int(np.searchsorted(self.plan.update_token, self.flushed)) - 1)
+            if self.columns and self.done > first:
+                at = slice(first, self.done)
+                for variable, values in self.updates.items():
+                    self.writer.put(variable, values[at], self.row, at)
+                self.writer.put(schema.RETENTION, self.retention[at], self.row, at)
+            self.flushed = stop
+
+    def _snapshot(self, parameter: str, delta: Tensor, index: int) -> None:
+        if not self.plan.low_rank(self.name, tuple(delta.shape)):
+            self.writer.put(schema.fast_weight_name(parameter), _copy(delta), self.row, index)
+            return
+        rank = self.plan.recorder.rank
+        left, values, right = torch.linalg.svd(delta.float(), full_matrices=False)
+        self.writer.put(schema.left_name(parameter), _copy(left[:, :rank] * values[:rank]), self.row, index)
+        self.writer.put(schema.right_name(parameter), _copy(right[:rank]), self.row, index)
+
+    def _keep(self, variable: str, values: Tensor) -> None:
+        self.tokens.setdefault(variable, []).append(_copy(values))
+
+    def _stand(self, stop: int) -> None:
+        """Up to the grid's `stop` no more updates were made: the steps are 0 and Δθ is what it was."""
+        if stop > self.done:
+            still = slice(self.done, stop)
+            self.updates[schema.UPDATE_NORM][still, list(self.columns.values())] = 0.0
+            self.updates[schema.DRIFT][still] = self.norms
+            self.done = stop
+
+
+def _norm(x: Tensor) -> float:
+    return float(torch.linalg.vector_norm(x.detach()))
+
+
+def _copy(x: Tensor) -> np.ndarray:
+    """A copy in the memory of the CPU."""
+    return x.detach().to("cpu", copy=True).numpy()

@@ -1,0 +1,111 @@
+"""Score documents: readers in, trace out."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from fwl_lab.corpora.documents import Document
+from fwl_lab.inference.plan import Plan
+from fwl_lab.inference.read_loop import Progress, Stopped, read_all
+from fwl_lab.inference.recorder import Recorder
+from fwl_lab.inference.skeleton import _another_model, attributes, make_skeleton, score_arrays, vocabulary_texts
+from fwl_lab.models.language_model import LanguageModel, require_model
+from fwl_lab.readers import Reader
+from fwl_lab.trace import schema as schema
+from fwl_lab.trace.writer import TraceWriter
+
+
+def score(
+    model: LanguageModel,
+    documents: Sequence[Document],
+    readers: Mapping[str, Reader],
+    record: Recorder | None = None,
+    path: str | Path | None = None,
+    carry: bool = False,
+    progress: bool | Progress = True,
+    max_tokens: int | None = None,
+) -> xr.Dataset:
+    """Let each reader read each document, and write down what it said of every token.
+
+    Parameters
+    ----------
+    model : LanguageModel
+        Whose tokenizer cuts the documents.
+    documents : sequence of Document
+    readers : mapping from name to Reader
+        A reader named "base" is what gains are measured against.
+    record : Recorder, optional
+        What to keep beside the scores.
+    path : path, optional
+        Where to write the trace while documents are read; it is returned opened lazily. If the reading is cut short,
+        `open_trace` finds there what was complete. A trace that is there already stays until this one is complete.
+    carry : bool
+        Whether fast weights survive a document's end. The context never does.
+    progress : bool or callable
+        True: show tokens per second and the time left. A callable is told at the beginning and after every 1,024
+        tokens of a reader ``progress(name, done, total)``: the tokens that it has read, and is to read, of all
+        documents. Where it returns False the reading stops, and the trace holds the blocks that all readers have
+        read, as if there were no more.
+    max_tokens : int, optional
+        Read no more of each document.
+
+    Returns
+    -------
+    xarray.Dataset, a valid trace; see `fwl_lab.trace`. `seconds` is time spent reading, recording not counted.
+
+    Raises
+    ------
+    ValueError
+        An argument is not what was expected, or the reading was stopped before its first block was complete.
+    Exception
+        What a reader raised, with a note that tells which reader, document and tokens.
+    """
+    _check(model, documents, readers, record, max_tokens)
+    encodings = [model.encode_text(document.text, document.name).head(max_tokens) for document in documents]
+    starts = np.cumsum([0, *(len(encoding.ids) for encoding in encodings)])
+    for reader in readers.values():
+        reader.reset()
+    plan = None if record is None else Plan.of(record, readers, np.diff(starts).tolist(), carry=carry)
+    vocabulary = vocabulary_texts(model) if record is not None and record.top else None
+    skeleton = make_skeleton(documents, encodings, readers, plan, vocabulary)
+    skeleton.attrs |= attributes(model, documents, readers, carry, max_tokens)
+    arrays = score_arrays(len(readers), int(starts[-1])) | ({} if plan is None else plan.arrays())
+    with TraceWriter(skeleton, arrays, path) as writer, suppress(Stopped):
+        read_all(readers, encodings, plan, writer, carry=carry, progress=progress)
+    return schema.validate(writer.trace())
+
+
+def _check(model: Any, documents: Any, readers: Any, record: Any, max_tokens: Any) -> None:
+    """ValueError: an argument of `score` is not what it should be; says what to give instead."""
+    require_model(model)
+    if not isinstance(readers, Mapping):
+        raise ValueError(f"readers is a {type(readers).__name__}; expected a mapping from name to Reader.")
+    if not readers:
+        raise ValueError("readers is empty; expected at least one, for example {'base': StaticReader(model.base)}.")
+    for name, reader in readers.items():
+        if isinstance(reader, type) or not callable(getattr(reader, "read", None)):
+            raise ValueError(f"readers[{name!r}] is {reader!r:.80}; expected a reader, such as StaticReader(model).")
+        theirs = _another_model(reader, model)
+        if (
+            theirs is not None
+            and theirs.tokenizer is not model.tokenizer
+            and vocabulary_texts(theirs) != vocabulary_texts(model)
+        ):
+            raise ValueError(
+                f"readers[{name!r}] reads with the tokenizer of {theirs.name}, but {model.name} cuts the documents; "
+                "score each model's readers with that model, and compare the traces."
+            )
+    if isinstance(documents, Document):  # a tuple of two texts
+        raise ValueError("documents is one Document; expected a list, such as [document].")
+    if isinstance(documents, str) or not all(isinstance(document, Document) for document in documents):
+        raise ValueError("documents holds something else than Document; expected Document(name, text) for each text.")
+    if not documents:
+        raise ValueError("documents is empty; expected at least one Document.")
+    if record is not None and not isinstance(record, Recorder):
+        raise ValueError(f"record is {record!r:.80}; expected a Recorder, such as Recorder(factors=True), or None.")
+    if max_tokens is not None and (not isinstance(max_tokens, int) or max_tokens < 1):
+        raise ValueError(f"max_tokens is {max_tokens!r}; expected at least 1 (a whole number), or None for all.")

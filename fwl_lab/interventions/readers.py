@@ -1,0 +1,266 @@
+"""Readers under surgery: the same reading with other updates. See `fwl_lab.surgery` for what can be changed.
+
+Symbols: θ₀ slow weights, Δθ what a document has added, B rows, T tokens, M inner batch.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fwl_lab.fast_weights import FastWeightBlock, FastWeightState
+from fwl_lab.inference.recording import Recording
+from fwl_lab.interventions.surgery import Surgery
+from fwl_lab.ops.observer import Deltas, Observer, Observers
+from fwl_lab.readers import DynamicEvaluationReader, FastWeightReader, Reader
+from fwl_lab.readers.dynamic_evaluation.state import DocumentState
+
+
+def operate(reader: Reader, surgery: Surgery) -> Reader:
+    """A fresh reader that is set as `reader` is and learns under a surgery; it keeps the whole contract of readers.
+
+    Parameters
+    ----------
+    reader : FastWeightReader or DynamicEvaluationReader
+        Stays as it is.
+    surgery : Surgery
+        Its tokens are positions in a document, the same in every document that is read.
+
+    Raises
+    ------
+    ValueError
+        Another kind of reader; a parameter that does not adapt in it, or is no matrix where directions are removed;
+        directions that the matrix does not have; part of a segment.
+    """
+    return operate_on_each(reader, surgery, [surgery.token_factors])
+
+
+def operate_on_each(reader: Reader, surgery: Surgery, documents: Sequence[Mapping[int, float]]) -> Reader:
+    """The same with token factors of their own (by position) in each document, in the order in which these are begun.
+
+    One for all documents, or one for each; what is read after these has none.
+    """
+    if not isinstance(reader, Reader) or not isinstance(surgery, Surgery):
+        raise ValueError(
+            f"given are a {type(reader).__name__} and a {type(surgery).__name__}; expected a Reader, such as "
+            "FastWeightReader(model), and a Surgery(...)."
+        )
+    _check(reader, surgery)
+    operated: OperatedFastWeightReader | OperatedDynamicEvaluationReader
+    if type(reader) is FastWeightReader:
+        operated = OperatedFastWeightReader(reader, surgery)
+    elif type(reader) is DynamicEvaluationReader:
+        operated = OperatedDynamicEvaluationReader(reader, surgery)
+        documents = [_by_segments(factors, reader.segment) for factors in documents]
+    else:
+        raise ValueError(
+            f"the reader is a {type(reader).__name__}; surgery knows the updates of FastWeightReader and "
+            "DynamicEvaluationReader alone. (Of one that is operated on already: say all of it in one Surgery.)"
+        )
+    tables = [_table(factors) for factors in documents]
+    operated.table = tables[0]
+    if len(tables) > 1:
+        operated.table, operated.tables = _table({}), iter([*tables, _table({})])
+    return operated
+
+
+def _check(reader: Reader, surgery: Surgery) -> None:
+    slow = reader.slow_weights()
+    matrices = [name for name, weight in slow.items() if weight.ndim == 2]
+    for field, known in (("scale", list(slow)), ("remove_directions", matrices)):
+        for name in getattr(surgery, field):
+            if slow and name not in known:
+                kind = "a fast parameter" if field == "scale" else "a fast matrix"
+                few = ", ".join(known[:8]) + (f" and {len(known) - 8} more" if len(known) > 8 else "")
+                raise ValueError(f"{field} names {name!r}; expected {kind} of this reader: {few or 'it has none'}.")
+    for name, which in surgery.remove_directions.items():
+        if slow and which and which[-1] >= min(slow[name].shape):
+            raise ValueError(
+                f"direction {which[-1]} of {name} is to be removed, but {tuple(slow[name].shape)} has "
+                f"{min(slow[name].shape)}; expected 0 to {min(slow[name].shape) - 1}."
+            )
+
+
+def _by_segments(factors: Mapping[int, float], segment: int) -> dict[int, float]:
+    """The factors of segments, each at its last token."""
+    whole = {}
+    for number in sorted({token // segment for token in factors}):
+        first, last = number * segment, (number + 1) * segment - 1
+        named = {token: factors[token] for token in range(first, last + 1) if token in factors}
+        if not (last in named and len(set(named.values())) == 1 and len(named) in (1, segment)):
+            raise ValueError(
+                f"the surgery names position {min(named)} of a document, and dynamic evaluation learns from the "
+                f"segment {first} to {last} at once; expected its last token, {last}, which stands for the whole "
+                "segment, or all of its tokens with one factor."
+            )
+        whole[last] = named[last]
+    return whole
+
+
+def _table(factors: Mapping[int, float]) -> Tensor:
+    """The factor of each position; the last entry, 1, is that of all positions behind."""
+    table = torch.ones(max(factors, default=-1) + 2, dtype=torch.float64)
+    for position, factor in factors.items():
+        table[position] = factor
+    return table
+
+
+def keep_directions(delta: Tensor, kept: list[int]) -> Tensor:
+    """Δθ (..., R, C) of these singular directions alone."""
+    wide = delta.to(torch.promote_types(delta.dtype, torch.float32))
+    u, s, vh = torch.linalg.svd(wide, full_matrices=False)
+    return ((u[..., kept] * s[..., None, kept]) @ vh[..., kept, :]).to(delta.dtype)
+
+
+class Operated(Reader):
+    """What readers under surgery share.
+
+    Attributes
+    ----------
+    surgery : Surgery
+    table : (n,) factor of each position of the document under way; of those behind, that of the last
+    tables : those of the documents to come
+    """
+
+    surgery: Surgery
+    table: Tensor
+    tables: Iterator[Tensor]
+
+    def _under(self, surgery: Surgery) -> None:
+        """Before the reader is made."""
+        self.surgery, self.tables, self.table = surgery, iter(()), _table({})
+
+    def reset(self, *, carry: bool = False) -> None:
+        super().reset(carry=carry)
+        self.table = next(self.tables, self.table)
+
+    def configuration(self) -> dict[str, Any]:
+        return super().configuration() | {"surgery": self.surgery.facts()}
+
+
+class OperatedFastWeightReader(Operated, FastWeightReader):
+    """A fast-weight reader under surgery.
+
+    Factors of tokens and parameters multiply each token's own update; a decay joins the rule's. Singular directions
+    are taken out of Δθ whenever M tokens have been learned; where M is None every 64 tokens, and gradients stay those
+    at θ₀.
+    """
+
+    def __init__(self, reader: FastWeightReader, surgery: Surgery) -> None:
+        self._under(surgery)
+        super().__init__(reader.model, step_scale=reader.step_scale, rule=reader.block.rule)
+        if surgery.decay:
+            self.block = _forgetting(self.block, surgery.decay)
+        shapes = {name: weight.shape for name, weight in self.slow_weights().items()}
+        found = {name: surgery.kept_directions(name, shape) for name, shape in shapes.items()}
+        self.kept = {name: kept for name, kept in found.items() if kept is not None}
+
+    def _scales(self, weights: Tensor) -> float | dict[str, Tensor]:
+        if len(self.table) == 1 and not self.surgery.scale:
+            return self.step_scale
+        counted = (weights != 0).long()
+        places = self.state.seen[:, None] + counted.cumsum(1) - counted  # (B, T), positions in the documents
+        table = self.table.to(self.block.W1)
+        factors = self.step_scale * table[places.clamp(max=len(table) - 1)]
+        return {name: factors * self.surgery.scale.get(name, 1.0) for name in self.block.fast_parameters}
+
+    def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        if not self._edits:
+            return super()._read(inputs, labels, weights)
+        counted = weights != 0
+        places = self.state.seen[:, None] + counted.cumsum(1)
+        ends = (places % self.update_every == 0) & counted  # (B, T), tokens that complete an update
+        nll = []
+        for start, stop in pairwise(sorted({0, *(ends.any(0).nonzero()[:, 0] + 1).tolist(), labels.shape[1]})):
+            nll.append(super()._read(*(x[:, start:stop] for x in (inputs, labels, weights))))
+            if bool((complete := ends[:, stop - 1]).any()):
+                self.state = self._edited(complete)
+                Observers(self._observers).updated(self.state.seen, self.state.fast_weights)
+        return torch.cat(nll, 1)
+
+    @property
+    def _edits(self) -> bool:
+        return bool(self.kept) and self.learning and self.step_scale != 0
+
+    def _edited(self, rows: Tensor) -> FastWeightState:
+        """The state with directions taken out of Δθ in some rows (B,), which stand at an update's end."""
+        delta, pending = dict(self.state.delta), dict(self.state.pending)
+        for name, kept in self.kept.items():
+            old, since = delta[name], pending[name]
+            new, row = keep_directions(old + since, kept), rows.view(-1, 1, 1)
+            if self.block.rule.inner_batch is None:
+                pending[name] = torch.where(row, new - old, since)
+            else:
+                delta[name], pending[name] = torch.where(row, new, old), since.masked_fill(row, 0)
+        return self.state._replace(delta=delta, pending=pending)
+
+    @property
+    def _observer(self) -> Observer | None:
+        # An update is complete when it has been edited; until then nobody hears of it.
+        return _Unfinished(self._observers) if self._observers and self._edits else super()._observer
+
+    @contextmanager
+    def observed(self, observer: Observer) -> Iterator[None]:
+        if self.kept and isinstance(observer, Recording) and observer.plan.factored == observer.name:
+            raise ValueError(
+                f"{observer.name!r} takes singular directions out of Δθ, so its factors would not add up to it; "
+                "expected Recorder(factors=False, snapshots_every=...), or a plain fast-weight reader before it."
+            )
+        with super().observed(observer):
+            yield
+
+
+class _Unfinished(Observers):
+    """Passes on all but that an update is complete."""
+
+    def updated(self, seen: Tensor, fast_weights: Deltas) -> None:
+        pass
+
+
+def _forgetting(block: FastWeightBlock, decay: float) -> FastWeightBlock:
+    """A block over the same weights whose rule forgets more."""
+    if block.rule.inner_batch is None:
+        raise ValueError(
+            "the block's inner batch is None, so its rule never forgets, and a decay would not act; expected decay 0."
+        )
+    own = block.decay()
+    own = own.item() if isinstance(own, Tensor) else own
+    return block.with_rule(dataclasses.replace(block.rule, decay=1 - (1 - own) * (1 - decay), learn_decay=False))
+
+
+class OperatedDynamicEvaluationReader(Operated, DynamicEvaluationReader):
+    """Dynamic evaluation under surgery.
+
+    A factor multiplies all that an update changes, the optimizer's own decay included. A dropped update is not made at
+    all: the optimizer does not hear of the segment, and nothing is edited after it.
+    """
+
+    def __init__(self, reader: DynamicEvaluationReader, surgery: Surgery) -> None:
+        self._under(surgery)
+        super().__init__(
+            reader.model, reader.make_optimizer, reader.segment, reader.parameters, step_scale=reader.step_scale
+        )
+        found = {name: surgery.kept_directions(name, weight.shape) for name, weight in self.slow.items()}
+        self.kept = {name: kept for name, kept in found.items() if kept is not None}
+
+    def _step(self, document: DocumentState, gradients: Sequence[Tensor | None]) -> None:
+        last = int(document.before.seen) + self.segment - 1  # the segment's update token
+        factor = float(self.table[min(last, len(self.table) - 1)])
+        if not factor:
+            return
+        scale, decay = self.surgery.scale, self.surgery.decay
+        with torch.no_grad():
+            old = {name: document.weights[name].detach().clone() for name in scale}
+            document.step(gradients, self.step_scale * factor)
+            for name, start in old.items():
+                document.weights[name].copy_(torch.lerp(start, document.weights[name], scale[name]))
+            for name in document.weights if decay else self.kept:
+                weight, slow = document.weights[name], self.slow[name]
+                delta = weight - slow
+                kept = self.kept.get(name)
+                delta = delta if kept is None else keep_directions(delta, kept)
+                weight.copy_(slow + (1 - decay) * delta)

@@ -1,0 +1,212 @@
+"""Read a trace's documents again under a surgery, and put what comes out beside what was."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+
+from fwl_lab.analysis import require_reader
+from fwl_lab.corpora.documents import Document
+from fwl_lab.inference.plan import PER_UPDATE, Plan
+from fwl_lab.inference.read_loop import read_all
+from fwl_lab.inference.recorder import Recorder
+from fwl_lab.inference.skeleton import attributes, make_skeleton, score_arrays, vocabulary_texts
+from fwl_lab.interventions.readers import OperatedFastWeightReader, operate_on_each
+from fwl_lab.interventions.surgery import Surgery
+from fwl_lab.models.language_model import Encoding, LanguageModel
+from fwl_lab.readers import DynamicEvaluationReader, Reader
+from fwl_lab.readers.named import make_readers
+from fwl_lab.trace import schema as schema
+from fwl_lab.trace.arrays import Array
+from fwl_lab.trace.writer import TraceWriter
+
+PER_READER = (
+    schema.NLL, schema.SECONDS, schema.PEAK_BYTES, schema.FLOPS_PER_TOKEN,
+    schema.LABEL_RANK, schema.TOP_ID, schema.TOP_LOG_PROB,
+)  # fmt: skip
+PER_UPDATE_AND_NORM = (*PER_UPDATE, schema.RETENTION, schema.SLOW_NORM)
+
+
+def replay(
+    model: LanguageModel,
+    trace: xr.Dataset,
+    surgery: Surgery,
+    *,
+    reader: str = "fwl",
+    readers: Mapping[str, Reader] | None = None,
+    record: Recorder | None = None,
+    path: str | Path | None = None,
+    progress: bool = False,
+) -> xr.Dataset:
+    """Read the documents of a trace once more, with some updates changed.
+
+    Parameters
+    ----------
+    model : LanguageModel
+        That of the trace.
+    trace : Dataset
+        Its token ids are read, of as many documents and tokens as it holds, carried or reset as they were.
+    surgery : Surgery
+        Its tokens are indices in the trace.
+    reader : str
+        The reader of the trace that is operated on: one with a fast-weight block, or dynamic evaluation.
+    readers : mapping from name to Reader, optional
+        Those that were given to `score`; needed where `make_readers` would make another one of that name.
+    record : Recorder, optional
+        What to keep of the new reading beside its scores.
+    path : path, optional
+        Where to write the new trace while it is made, as in `score`.
+
+    Returns
+    -------
+    xarray.Dataset, a valid trace with the scores, costs and (where `record` asks for the like) norms and alternatives
+    of the old trace's readers, and those of one more, named "fwl: " and what the surgery says of itself. Factors and
+    dense Δθ are of the new reading alone. A replay of a replay adds another reader.
+
+    Raises
+    ------
+    ValueError
+        The model or the reader is not the one that made the trace (says in what they differ); the trace has no such
+        token, or a reader of the new name already; or as :func:`fwl_lab.operate`.
+    """
+    if not isinstance(surgery, Surgery):
+        raise ValueError(f"surgery is a {type(surgery).__name__}; expected a Surgery(...).")
+    require_reader(trace, reader)
+    plain = _check(model, trace, reader, readers)
+    name, old = f"{reader}: {surgery}", [str(n) for n in trace[schema.READER].values]
+    if name in old:
+        raise ValueError(f"the trace holds a reader {name!r} already; expected another Surgery(name=...).")
+    documents, encodings = _documents(trace)
+    lengths = [len(encoding.ids) for encoding in encodings]
+    every = plain.update_every if isinstance(plain, DynamicEvaluationReader) else 1
+    operated = operate_on_each(plain, surgery, _by_document(surgery, lengths, every))
+    if record is not None and record.factors and isinstance(operated, OperatedFastWeightReader) and operated.kept:
+        raise ValueError(
+            "the surgery takes singular directions out of Δθ, so factors would not add up to it; expected a "
+            "Recorder(factors=False, snapshots_every=...)."
+        )
+    carry = trace.attrs.get(schema.CARRY) == "true"
+    plan = None if record is None else Plan.of(record, {name: operated}, lengths, carry=carry)
+    rows: dict[str, Reader] = dict.fromkeys([*old, name], operated)
+    skeleton = make_skeleton(documents, encodings, rows, plan, _vocabulary(model, trace, record))
+    configurations = json.loads(trace.attrs[schema.READERS]) | {name: operated.configuration()}
+    skeleton.attrs |= attributes(model, documents, {name: operated}, carry, None)
+    # Of the reading that was: the documents' whole texts may have been longer.
+    same = (schema.MAX_TOKENS, schema.CORPUS_HASH, schema.READER_HASHES)
+    skeleton.attrs |= {key: trace.attrs[key] for key in same if key in trace.attrs}
+    skeleton.attrs[schema.READERS] = json.dumps(configurations)
+    arrays = score_arrays(len(rows), sum(lengths)) | ({} if plan is None else plan.arrays())
+    writer = _Below(skeleton, _of_all(arrays, len(rows)), path, len(old))
+    with writer:
+        _copy(trace, reader, writer, plan)
+        read_all({name: operated}, encodings, plan, writer, carry=carry, progress=progress)
+    return schema.validate(writer.trace())
+
+
+def _check(model: LanguageModel, trace: xr.Dataset, reader: str, readers: Mapping[str, Reader] | None) -> Reader:
+    """The reader as it was set when it made the trace."""
+    if (given := model.weight_hash()) != (expected := trace.attrs.get(schema.MODEL_HASH)):
+        raise ValueError(
+            f"the model's hash is {given}, and that of the trace {expected}; expected the model that made the trace "
+            f"({trace.attrs.get(schema.MODEL_NAME)}), in the same dtype."
+        )
+    if readers is not None and reader not in readers:
+        raise ValueError(f"readers holds {', '.join(readers)}; expected {reader!r} among them.")
+    plain = make_readers(model, [reader])[reader] if readers is None else readers[reader]
+    theirs = json.loads(trace.attrs[schema.READERS])[reader]
+    ours = json.loads(json.dumps(plain.configuration()))
+    unlike = [key for key in theirs | ours if theirs.get(key) != ours.get(key)]
+    if unlike:
+        said = "; ".join(f"{key} was {theirs.get(key)} and is {ours.get(key)}" for key in unlike)
+        raise ValueError(
+            f"{reader!r} is set otherwise than when it made the trace: {said}. Expected the same; "
+            f"readers={{{reader!r}: ...}} takes the one that was given to score()."
+        )
+    return plain
+
+
+def _documents(trace: xr.Dataset) -> tuple[list[Document], list[Encoding]]:
+    """What the trace's documents were, as far as it holds them."""
+    index = trace[schema.DOCUMENT].values
+    documents, encodings = [], []
+    for number, name in enumerate(trace[schema.DOCUMENT_NAME].values):
+        tokens = trace.isel({schema.TOKEN: np.flatnonzero(index == number)})
+        texts = [str(text) for text in tokens[schema.TOKEN_TEXT].values]
+        ids = torch.from_numpy(tokens[schema.TOKEN_ID].values.astype(np.int64))
+        encodings.append(Encoding(ids, texts, tokens[schema.BYTE_COUNT].values.tolist()))
+        documents.append(Document(str(name), "".join(texts)))
+    return documents, encodings
+
+
+def _vocabulary(model: LanguageModel, trace: xr.Dataset, record: Recorder | None) -> list[str] | None:
+    """What each token id reads as: where the old trace says so, or the new one holds alternatives."""
+    if schema.VOCABULARY_TEXT in trace.variables:
+        return [str(text) for text in trace[schema.VOCABULARY_TEXT].values]
+    return vocabulary_texts(model) if record is not None and record.top and model.tokenizer is not None else None
+
+
+def _by_document(surgery: Surgery, lengths: Sequence[int], every: int) -> list[dict[int, float]]:
+    """Factors of tokens by position, for each document; without tokens of a last segment that made no update."""
+    starts = np.cumsum([0, *lengths])
+    if surgery.masked not in (None, starts[-1]):
+        raise ValueError(f"drop is a mask of {surgery.masked} tokens; expected {starts[-1]}, as the trace has.")
+    factors: list[dict[int, float]] = [{} for _ in lengths]
+    for token, factor in surgery.token_factors.items():
+        if token >= starts[-1]:
+            raise ValueError(f"the surgery names token {token}; expected 0 to {starts[-1] - 1}, of this trace.")
+        number = int(np.searchsorted(starts, token, side="right")) - 1
+        if (position := token - int(starts[number])) < lengths[number] // every * every:
+            factors[number][position] = factor
+    return factors
+
+
+def _of_all(arrays: Mapping[str, Array], readers: int) -> dict[str, Array]:
+    """The arrays of one reader with room for several."""
+    return {
+        name: dataclasses.replace(array, sizes={**array.sizes, schema.READER: readers})
+        if schema.READER in array.sizes
+        else array
+        for name, array in arrays.items()
+    }
+
+
+class _Below(TraceWriter):
+    """Writes what one reader says into the row below those of others."""
+
+    def __init__(self, skeleton: xr.Dataset, arrays: Mapping[str, Array], path: str | Path | None, above: int) -> None:
+        super().__init__(skeleton, arrays, path)
+        self.above = above
+
+    def put(self, name: str, values: np.ndarray, *at: int | slice) -> None:
+        if schema.READER in self.layout[name].sizes:
+            at = (slice(self.above, None) if isinstance(at[0], slice) else at[0] + self.above, *at[1:])
+        super().put(name, values, *at)
+
+    def copy(self, name: str, values: np.ndarray, row: int) -> None:
+        """Write one of the rows above."""
+        super().put(name, values, row)
+
+
+def _copy(trace: xr.Dataset, reader: str, writer: _Below, plan: Plan | None) -> None:
+    """Write the rows of the old trace, as far as the same is written of the new reading."""
+    sizes = {name: dict(array.sizes) for name, array in writer.layout.items()}
+    alike = [n for n in PER_READER if n in trace and dict(trace[n].sizes) == sizes.get(n, {}) | _rows(trace)]
+    for row, name in enumerate(map(str, trace[schema.READER].values)):
+        for variable in alike:
+            writer.copy(variable, trace[variable].isel({schema.READER: row}).values, row)
+        # The grid of updates is that of the reader that is operated on; others may have made theirs elsewhere.
+        if plan is None or not plan.parameters or name != reader or schema.UPDATE_TOKEN not in trace.variables:
+            continue
+        old = trace.isel({schema.READER: row}).assign_coords({schema.UPDATE: trace[schema.UPDATE_TOKEN].values})
+        for variable in (n for n in PER_UPDATE_AND_NORM if n in trace):
+            labels = {schema.UPDATE: plan.update_token, schema.PARAMETER: plan.parameters}
+            found = old[variable].reindex({dim: labels[str(dim)] for dim in old[variable].dims})
+            writer.copy(variable, found.values, row)
+
+
+def _rows(trace: xr.Dataset) -> dict[str, int]:
+    return {schema.READER: trace.sizes[schema.READER]}

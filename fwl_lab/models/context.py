@@ -1,0 +1,217 @@
+"""How a language model of limited context reads a document of any length.
+
+Two kinds of position, one interface: :func:`read_body` takes the next tokens and what is remembered of the earlier
+ones (:class:`Context`), and returns residual states and the new context.
+
+- **Rotary** models: each query sees exactly the last `window` positions, itself included, in every layer, by mask.
+  The cache of keys and values is only storage.
+- **Absolute** positions (GPT-2): windows of W start at multiples of W/2; a token's state is taken in the latest
+  window that gives it at least W/2 of context. At each such start the last W/2 tokens are read again.
+
+Symbols: B rows, T new tokens, S remembered tokens, W window, D width of the residual stream.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from fwl_lab.ops.state import equal_rows, map_state
+
+# body(ids (B, T), positions (B, T), mask (B, 1, T, S + T) bool, cache) -> residual (B, T, D)
+Body = Callable[[Tensor, Tensor, Tensor, DynamicCache], Tensor]
+
+
+class Context(NamedTuple):
+    """What a body remembers of the tokens it has read. Tensors are never changed in place.
+
+    Attributes
+    ----------
+    keys, values : tuple of (B, heads, S, d) tensors, one per layer
+        As computed by the weights of their time. Empty tuples before the first token.
+    positions : (B, S) long
+        Position of each remembered key in its row; -1 where the slot was padding.
+    recent : (B, <= W) long
+        Absolute positions only: the tokens of the current window, from its start; -1 where the slot is empty.
+    seen : (B,) long
+        Tokens read so far, padding not counted.
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    positions: Tensor
+    recent: Tensor
+    seen: Tensor
+
+    @classmethod
+    def empty(cls, rows: int, device: torch.device | str) -> "Context":
+        """The context of `rows` documents of which nothing has been read."""
+        none = torch.zeros(rows, 0, dtype=torch.long, device=device)
+        return cls((), (), none, none, torch.zeros(rows, dtype=torch.long, device=device))
+
+    def reset_rows(self, fresh: Tensor) -> "Context":
+        """The context with the rows where `fresh` (B,) is True emptied."""
+        column = fresh[:, None]
+        return self._replace(
+            positions=self.positions.masked_fill(column, -1),
+            recent=self.recent.masked_fill(column, -1),
+            seen=self.seen.masked_fill(fresh, 0),
+        )
+
+
+def read_body(
+    body: Body, ids: Tensor, context: Context, *, window: int, rotary: bool, valid: Tensor | None = None
+) -> tuple[Tensor, Context]:
+    """Read the next tokens of each row.
+
+    Parameters
+    ----------
+    ids : (B, T) long
+    context : Context
+    window : int
+        How many past positions the body sees, itself included (W).
+    rotary : bool
+        Rotary or absolute positions.
+    valid : (B, T) bool, optional
+        False for padding: not attended, not counted.
+
+    Returns
+    -------
+    residual : (B, T, D), the stream before the final norm; padding holds finite rubbish
+    context : Context
+    """
+    if valid is not None and bool(valid.all()):
+        valid = None
+    read = _read_rotary if rotary else _read_absolute
+    pieces = []
+    # A piece of at most W tokens keeps the mask, and so time and memory, linear in the length.
+    for start in range(0, ids.shape[1], window):
+        part = slice(start, start + window)
+        out, context = read(body, ids[:, part], context, window, None if valid is None else valid[:, part])
+        pieces.append(out)
+    return torch.cat(pieces, 1) if len(pieces) > 1 else pieces[0], context
+
+
+def _forward(
+    body: Body, ids: Tensor, context: Context, positions: Tensor, mask: Tensor
+) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+    cache = DynamicCache()
+    for layer, (key, value) in enumerate(zip(context.keys, context.values, strict=True)):
+        cache.update(key, value, layer)
+    residual = body(ids, positions, mask[:, None], cache)
+    layers: list[Any] = cache.layers  # of keys and values; the library's type covers other kinds too
+    return residual, tuple(layer.keys for layer in layers), tuple(layer.values for layer in layers)
+
+
+def _read_rotary(
+    body: Body, ids: Tensor, context: Context, window: int, valid: Tensor | None
+) -> tuple[Tensor, Context]:
+    steps = torch.ones_like(ids) if valid is None else valid.long()
+    queries = context.seen[:, None] + steps.cumsum(1) - 1  # (B, T)
+    positions = torch.cat([context.positions, queries if valid is None else queries.where(valid, -1)], 1)  # (B, S + T)
+    distance = queries[:, :, None] - positions[:, None, :]
+    mask = (positions[:, None, :] >= 0) & (distance >= 0) & (distance < window)  # (B, T, S + T)
+    if valid is not None:  # a padded query sees itself, so that its rubbish is finite
+        mask.diagonal(context.positions.shape[1], 1, 2).fill_(True)
+    residual, keys, values = _forward(body, ids, context, queries.clamp(min=0), mask)
+    surplus = positions.shape[1] - (window - 1)
+    if surplus > 0:
+        # Rows that hold unlike amounts of padding keep each its own last positions.
+        order = positions.argsort(dim=1, stable=True)[:, surplus:] if bool((positions < 0).any()) else None
+        keys, values = (tuple(_keep(x, surplus, order) for x in group) for group in (keys, values))
+        positions = positions[:, surplus:] if order is None else positions.gather(1, order)
+    return residual, Context(keys, values, positions, context.recent, context.seen + steps.sum(1))
+
+
+def _keep(cached: Tensor, surplus: int, order: Tensor | None) -> Tensor:
+    """The last slots of cached keys or values (B, heads, S, d), or the slots in `order` (B, kept)."""
+    if order is None:
+        return cached[:, :, surplus:].clone()  # a view would hold the whole past in memory
+    return cached.gather(2, order[:, None, :, None].expand(-1, cached.shape[1], -1, cached.shape[3]))
+
+
+def _read_absolute(
+    body: Body, ids: Tensor, context: Context, window: int, valid: Tensor | None
+) -> tuple[Tensor, Context]:
+    if valid is None and equal_rows(context.seen) and bool((context.recent >= 0).all()):
+        return _read_absolute_aligned(body, ids, context, window)
+    # Rows that stand at unlike positions start their windows at unlike times: one row at a time.
+    residuals, contexts = [], []
+    for row in range(len(ids)):
+        own = _row(context, row)
+        real = slice(None) if valid is None else valid[row]
+        tokens = ids[row : row + 1, real]
+        if tokens.shape[1]:
+            out, own = _read_absolute_aligned(body, tokens, own, window)
+            residuals.append((row, real, out[0]))
+        contexts.append(own)
+    # Where all is padding, one token tells width and dtype.
+    like = residuals[0][2] if residuals else _extend(body, ids[:1, :1], Context.empty(1, ids.device), 0)[0]
+    residual = like.new_zeros(*ids.shape, like.shape[-1])
+    for row, real, out in residuals:
+        residual[row, real] = out
+    return residual, _join(contexts)
+
+
+def _read_absolute_aligned(body: Body, ids: Tensor, context: Context, window: int) -> tuple[Tensor, Context]:
+    half, pieces = window // 2, []
+    while ids.shape[1]:
+        seen = int(context.seen[0])
+        start = max(0, seen // half - 1) * half
+        if start != seen - context.recent.shape[1]:  # a new window: read again what it begins with
+            again = context.recent[:, start - seen :]
+            fresh = Context.empty(len(ids), ids.device)
+            with torch.no_grad():
+                context = _extend(body, again, fresh, start)[1]._replace(seen=context.seen)
+        new = ids[:, : (seen // half + 1) * half - seen]
+        ids = ids[:, new.shape[1] :]
+        out, context = _extend(body, new, context, start)
+        pieces.append(out)
+    return torch.cat(pieces, 1), context
+
+
+def _extend(body: Body, ids: Tensor, context: Context, start: int) -> tuple[Tensor, Context]:
+    """Read `ids` into the window that begins at position `start`; all rows aligned, nothing dropped."""
+    old, new = context.recent.shape[1], ids.shape[1]
+    positions = torch.arange(old + new, device=ids.device).expand(len(ids), -1)
+    mask = positions[:, None, :] <= positions[:, old:, None]
+    residual, keys, values = _forward(body, ids, context, positions[:, old:], mask)
+    recent = torch.cat([context.recent, ids], 1)
+    return residual, Context(keys, values, positions + start, recent, context.seen + new)
+
+
+def _row(context: Context, row: int) -> Context:
+    """One row's context without the padding that :func:`_join` put before it."""
+    real = context.recent[row] >= 0
+    one = map_state(lambda x: x[row : row + 1], context)
+    keys, values = (tuple(x[:, :, real] for x in group) for group in (one.keys, one.values))
+    if not bool(real.any()):
+        keys, values = (), ()
+    return Context(keys, values, one.positions[:, real], one.recent[:, real], one.seen)
+
+
+def _join(contexts: list[Context]) -> Context:
+    """Contexts of single rows as one batch; the shorter ones get empty slots (position and token -1) in front."""
+    longest = max(contexts, key=lambda c: c.recent.shape[1])
+    slots = longest.recent.shape[1]
+
+    def pad(x: Tensor, dim: int, value: int = 0) -> Tensor:
+        shape = list(x.shape)
+        shape[dim] = slots - x.shape[dim]
+        return torch.cat([x.new_full(shape, value), x], dim)
+
+    def layer(group: str, index: int) -> Tensor:
+        like = getattr(longest, group)[index]
+        rows = [getattr(c, group) for c in contexts]
+        return torch.cat([pad(r[index], 2) if r else like.new_zeros(like.shape) for r in rows])
+
+    layers = range(len(longest.keys))
+    return Context(
+        tuple(layer("keys", i) for i in layers),
+        tuple(layer("values", i) for i in layers),
+        torch.cat([pad(c.positions, 1, -1) for c in contexts]),
+        torch.cat([pad(c.recent, 1, -1) for c in contexts]),
+        torch.cat([c.seen for c in contexts]),
+    )

@@ -1,0 +1,135 @@
+"""What dynamic evaluation adapts: all parameters, a subset of them, or low-rank adapters beside them (LoRA).
+
+=================== ================================================================================================
+`"all"`             every parameter
+`"mlp"`             the feed-forward part of every layer
+`"norm"`            gains and biases of every LayerNorm and RMSNorm, the final one included
+`"bias"`            the bias of every module that has one
+`"last:k"`          the last k layers (not the final norm)
+`"no-embeddings"`   all but tokens' and positions' embeddings and the unembedding, tied or not
+`"lora"`, `"lora:r"` adapters of rank r (8) beside every dense layer of every layer (Hu et al. 2021); nothing else moves
+=================== ================================================================================================
+
+A subset is found by walking the modules, so it means the same in every family. A fast-weight block's parameters are
+among `"all"` and `"no-embeddings"` only.
+"""
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from fwl_lab.models.language_model import LanguageModel
+from fwl_lab.models.tuned_rule import GradientStatistics
+from fwl_lab.ops.norms import RMSNorm
+
+CHOICES = "'all', 'mlp', 'norm', 'bias', 'last:k', 'no-embeddings', 'lora' or 'lora:r'"
+LORA_RANK = 8
+LORA_SEED = 0  # every reader's adapters start at the same random A (and B = 0)
+
+
+def adapt(model: LanguageModel, parameters: str) -> tuple[LanguageModel, dict[str, Tensor]]:
+    """The model to read with, and those of its parameters that adapt, by name and in the model's order.
+
+    The model is the one given; for LoRA, a copy of its modules that shares its weights and has adapters beside them.
+
+    Raises
+    ------
+    ValueError
+        No such choice, or this model has no parameter of that kind.
+    """
+    kind, colon, digits = parameters.partition(":") if isinstance(parameters, str) else ("", "", "")
+    number = int(digits) if digits.isdecimal() else 0
+    known = kind in ("all", "mlp", "norm", "bias", "no-embeddings", "lora") and not colon
+    if not known and not (kind in ("last", "lora") and number):
+        raise ValueError(f"parameters is {parameters!r}; expected {CHOICES}, with k and r whole numbers from 1.")
+    if kind == "lora":
+        model = add_lora(model, number or LORA_RANK)
+    chosen = {id(parameter) for parameter in _choose(model, kind, number)}
+    selected: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if id(p) in chosen}
+    if not selected:
+        there = [
+            kind
+            for kind in ("all", "mlp", "norm", "bias", "no-embeddings")
+            if next(_choose(model, kind, 0), None) is not None
+        ]
+        raise ValueError(
+            f"parameters is {parameters!r}, but {type(model.network).__name__} of this configuration has none of that "
+            f"kind; expected one that it has: {', '.join(there)}, last:k or lora."
+        )
+    return model, selected
+
+
+def _choose(model: LanguageModel, kind: str, number: int) -> Iterator[Tensor]:
+    if kind == "mlp":
+        for layer in _layers(model):
+            if isinstance(mlp := getattr(layer, "mlp", None), nn.Module):
+                yield from mlp.parameters()
+    elif kind == "last":
+        layers = _layers(model)
+        if number > len(layers):
+            raise ValueError(f"parameters is 'last:{number}', but the model has {len(layers)} layers; expected fewer.")
+        yield from layers[-number:].parameters()
+    elif kind == "norm":
+        for module in model.network.modules():
+            if isinstance(module, nn.LayerNorm | RMSNorm):
+                yield from module.parameters(recurse=False)
+    elif kind == "bias":
+        for module in model.network.modules():
+            if isinstance(bias := getattr(module, "bias", None), nn.Parameter):
+                yield bias
+    elif kind == "lora":
+        yield from (p for p in model.parameters() if p.requires_grad)  # the copy's own weights are frozen
+    else:
+        embeddings = [m for m in model.network.modules() if isinstance(m, nn.Embedding)] + [model.unembedding]
+        left_out = {id(p) for m in embeddings for p in m.parameters()} if kind == "no-embeddings" else set()
+        yield from (p for p in model.parameters() if id(p) not in left_out)
+
+
+def _layers(model: LanguageModel) -> nn.ModuleList:
+    """The layers of the body, first to last."""
+    lists = [child for child in model.network.base_model.children() if isinstance(child, nn.ModuleList)]
+    return max(lists, key=len)
+
+
+def share(model: LanguageModel) -> LanguageModel:
+    """A copy of a model's modules over the same weights in memory, so that modules can be changed unseen."""
+    memo: dict[int, object] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
+    others = (model.tokenizer, model.token_counts, model.gradient_statistics, model.__dict__["_base"])
+    return copy.deepcopy(model, memo | {id(other): other for other in others})
+
+
+def add_lora(model: LanguageModel, rank: int) -> LanguageModel:
+    """A model over the same weights with an adapter of `rank`, of no effect yet, at every dense layer of its layers.
+
+    The only parameters that require gradients are the adapters' A (random, from a fixed seed) and B (zero).
+    """
+    # Only here: most readings need no peft, and it is slow to import.
+    from peft import LoraConfig, inject_adapter_in_model
+
+    model = share(model)
+    inside = {id(m) for m in _layers(model).modules() if isinstance(m, nn.Linear | Conv1D)}
+    dense = {name: m for name, m in model.network.named_modules() if id(m) in inside}
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=rank,  # W + BA, without a factor: the step size is the optimizer's
+        target_modules=list(dense),
+        fan_in_fan_out=any(isinstance(m, Conv1D) for m in dense.values()),
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(LORA_SEED)
+        inject_adapter_in_model(config, model.network)
+    return model
+
+
+def select_statistics(
+    statistics: GradientStatistics | None, model: LanguageModel, selected: dict[str, Tensor]
+) -> GradientStatistics | None:
+    """Statistics of the selected parameters, where these were made of all parameters of the model; else as they are."""
+    names = [name for name, _ in model.named_parameters()]
+    if statistics is None or len(statistics.sum_of_squares) != len(names) or not selected.keys() <= set(names):
+        return statistics
+    squares = dict(zip(names, statistics.sum_of_squares, strict=True))
+    return GradientStatistics(tuple(squares[name] for name in selected), statistics.batches)

@@ -1,0 +1,18 @@
+"""Modules and style sheets of the views, as text for the browser."""
+
+from pathlib import Path
+from typing import Final
+
+_JS: Final = Path(__file__).parent / "js"
+_VIEWS: Final = Path(__file__).parent.parent / "views"
+
+
+def source(view: str, *names: str) -> str:
+    """Return the ES module of a view: what views share, then its own files, of which the last exports it."""
+    paths = (_JS / "common.js", _JS / "charts.js", *(_VIEWS / view / f"{name}.js" for name in names))
+    return "\n".join(path.read_text(encoding="utf-8") for path in paths)
+
+
+def style(view: str) -> str:
+    """Return the style sheet of a view, after the one that views share."""
+    return "\n".join(path.read_text(encoding="utf-8") for path in (_JS / "common.css", _VIEWS / view / "style.css"))

@@ -1,0 +1,277 @@
+"""UpdateScope: what reading makes of the weights. How far each parameter has moved, and Δθ itself at any token."""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+
+from fwl_lab.analysis import require_reader
+from fwl_lab.analysis.fast_weights import fast_weight
+from fwl_lab.analysis.spectra import effective_rank
+from fwl_lab.trace import schema as schema
+from fwl_lab.trace.lookup import require_parameter
+from widgets.core.assets import source, style
+from widgets.core.packing import pack, pack_texts
+from widgets.core.selection import Selection, require_tokens
+from widgets.core.view import View, reader_styles
+from widgets.core.wire import Answer
+from widgets.views.update_scope import tiles
+from widgets.views.update_scope.norms import advice, document_starts, drifts, kept_tokens, still_picture
+
+#: Orders of rows and columns: by length where Δθ is largest in the document, or as the model has them.
+ORDERS: Final = ("length", "stored")
+#: Rows and columns of a piece of Δθ whose exact values are sent.
+PIECE: Final = 64
+#: Entries of a vector that are sent one by one.
+LONGEST: Final = 4096
+#: Singular values that are sent; the rank is of all of them.
+DIRECTIONS: Final = 16
+#: Tokens whose texts are in the first message.
+_TEXTS: Final = 200_000
+#: Bytes of factors, and of Δθ at some tokens, that are kept at hand.
+_AT_HAND: Final = 64 * 2**20
+#: Updates of a document whose pictures a saved page takes along, of each parameter.
+_FORESEEN: Final = 24
+
+
+class UpdateScope(View):
+    """Norms of Δθ over the document, and Δθ at the selected token as a picture that plays.
+
+    Parameters
+    ----------
+    trace : Dataset
+        With drift (`Recorder()`) for the norms; with factors or snapshots for the matrices.
+    selection : Selection, optional
+        Shared with other views: reader, token, parameter, and the pinned token that Δθ is compared with.
+    """
+
+    _esm = source("update_scope", "drawing", "panels", "asking", "picture", "index")
+    _css = style("update_scope")
+
+    def __init__(self, trace: xr.Dataset, *, selection: Selection | None = None) -> None:
+        require_tokens(trace)
+        self._deltas: OrderedDict[tuple[str, str, int], xr.DataArray] = OrderedDict()
+        self._peaks: dict[tuple[str, str, int], dict[str, Any] | None] = {}
+        self._part: tuple[str, xr.Dataset] | None = None
+        arrays, moved = drifts(trace)
+        texts = trace.sizes[schema.TOKEN] <= _TEXTS
+        if texts:
+            arrays |= pack_texts([str(text) for text in trace[schema.TOKEN_TEXT].values])
+        columns, data = pack(arrays)
+        head = {
+            "columns": columns,
+            "readers": reader_styles(trace),
+            "tokens": trace.sizes[schema.TOKEN],
+            "texts": texts,
+            "documents": [str(name) for name in trace[schema.DOCUMENT_NAME].values],
+            "starts": document_starts(trace).tolist(),
+            "carry": str(trace.attrs.get(schema.CARRY)) == "true",
+            "moved": moved,
+            "recorded": schema.DRIFT in trace,
+            "record": {str(name): advice(trace, str(name)) for name in trace[schema.READER].values},
+        }
+        super().__init__(trace, selection=selection, head=head, data=data)
+
+    def answer(self, question: Mapping[str, Any]) -> Answer:
+        """Pictures ("tile"), exact pieces ("piece"), spectra, scales ("peak"), and what a saved page has ("saved")."""
+        if self.trace is None:
+            raise ValueError("this view is closed; run its cell again")
+        if question.get("kind") == "saved":
+            return {"tiles": [q for q in self.foreseen() if q["kind"] == "tile"]}, []
+        ways = {"tile": self._tile, "piece": self._piece, "spectrum": self._spectrum, "peak": self._scale}
+        way = ways.get(str(question.get("kind")))
+        if way is None:
+            return super().answer(question)  # type: ignore[return-value]
+        reader, parameter = str(question["reader"]), str(question["parameter"])
+        require_reader(self.trace, reader)
+        require_parameter(self.trace, parameter)
+        last = self.trace.sizes[schema.TOKEN] - 1
+        for token in (question.get("token"), question.get("pinned")):
+            if token is not None and not 0 <= int(token) <= last:
+                raise ValueError(f"token is {token}; expected 0 to {last}, of this trace")
+        if question["kind"] == "peak":
+            return way(question)
+        for token in (question["token"], question.get("pinned")):
+            if token is not None and (missing := self._missing(reader, parameter, int(token))) is not None:
+                return missing, []
+        return way(question)
+
+    def foreseen(self) -> Iterable[dict[str, Any]]:
+        assert self.trace is not None and self.selection is not None
+        reader, chosen, pinned = self.selection.reader, self.selection.parameter, self.selection.pinned
+        moved = self.head["moved"].get(reader, {"parameters": []})
+        names = [entry["name"] for entry in moved["parameters"]]
+        here = int(np.searchsorted(self.head["starts"], self.selection.token, side="right")) - 1
+        yield {"kind": "saved"}
+        for parameter in sorted(names, key=lambda name: name != chosen):
+            for document in range(len(self.head["starts"])) if parameter == chosen else (here,):
+                spread = self._spread(reader, parameter, document)
+                wanted = [self.selection.token, self.head["starts"][document]] if document == here else []
+                yield {"kind": "peak", "reader": reader, "parameter": parameter, "document": document}
+                for token in dict.fromkeys([*wanted, *spread]):
+                    at = {"reader": reader, "parameter": parameter, "token": token, "pinned": pinned}
+                    yield {"kind": "tile", "order": ORDERS[0], **at}
+                    if schema.col_dim(parameter) in self.trace.dims:
+                        yield {"kind": "spectrum", **at}
+        # Of other readers what there is at the selection, if only why there is nothing.
+        for name in (name for name in self.head["moved"] if name != reader):
+            for entry in self.head["moved"][name]["parameters"]:
+                at = {"reader": name, "parameter": entry["name"], "token": self.selection.token, "pinned": pinned}
+                yield {"kind": "tile", "order": ORDERS[0], **at}
+
+    def fallback_html(self) -> str:
+        assert self.trace is not None and self.selection is not None
+        reader = self.selection.reader
+        return still_picture(self.trace, reader, self.selection.parameter)
+
+    def close(self) -> None:
+        super().close()
+        self._deltas.clear()
+        self._peaks.clear()
+        self._part = None
+
+    # -- Δθ -------------------------------------------------------------------------------------------------------
+
+    def _delta(self, reader: str, parameter: str, token: int) -> xr.DataArray:
+        """Δθ at a token; the last few are kept."""
+        key = (reader, parameter, token)
+        if key not in self._deltas:
+            self._deltas[key] = fast_weight(self._holding(parameter), reader, parameter, token)
+            while len(self._deltas) > 2 and sum(kept.nbytes for kept in self._deltas.values()) > _AT_HAND:
+                self._deltas.popitem(last=False)
+        self._deltas.move_to_end(key)
+        return self._deltas[key]
+
+    def _holding(self, parameter: str) -> xr.Dataset:
+        """The part of the trace that Δθ of a parameter is made of, in memory where that is small."""
+        assert self.trace is not None
+        if self._part is None or self._part[0] != parameter:
+            factors = [schema.key_name(parameter), schema.delta_name(parameter)]
+            dense = [schema.fast_weight_name(parameter), schema.left_name(parameter), schema.right_name(parameter)]
+            grid = [schema.RETENTION, schema.ANCHORED, schema.UPDATE_NORM, schema.DRIFT]
+            # Scores keep the trace's tokens in it where nothing else recorded has them.
+            part = self.trace[[name for name in (schema.NLL, *factors, *dense, *grid) if name in self.trace]]
+            small = [name for name in (*factors, *grid) if name in part]
+            if sum(part[name].nbytes for name in small) <= _AT_HAND:
+                part = part.assign({name: part[name].load() for name in small})
+            self._part = parameter, part
+        return self._part[1]
+
+    def _missing(self, reader: str, parameter: str, token: int) -> dict[str, Any] | None:
+        """Why Δθ at a token cannot be shown, and where it can; None where it is there."""
+        assert self.trace is not None
+        try:
+            self._delta(reader, parameter, token)
+        except ValueError as error:
+            kept = kept_tokens(self.trace, reader, parameter)
+            document = self.trace[schema.DOCUMENT].values
+            near = kept[document[kept] == document[token]]
+            near = near if len(near) else kept
+            nearest = int(near[np.abs(near - token).argmin()]) if len(near) else None
+            return {"absent": str(error), "at": token, "nearest": nearest}
+        return None
+
+    def _spread(self, reader: str, parameter: str, document: int) -> list[int]:
+        """Tokens of a document at which Δθ is there: after evenly spaced updates, the last among them."""
+        assert self.trace is not None
+        tokens = kept_tokens(self.trace, reader, parameter)
+        first, end = [*self.head["starts"], self.head["tokens"]][document : document + 2]
+        tokens = tokens[(tokens > first) & (tokens < end)]
+        picked = np.unique(np.linspace(0, len(tokens) - 1, min(len(tokens), _FORESEEN)).round().astype(int))
+        return [int(token) for token in tokens[picked]]
+
+    def _peak(self, reader: str, parameter: str, document: int) -> dict[str, Any] | None:
+        """Where Δθ is largest in a document: what a scale over all of it, and the order of rows and columns, go by."""
+        assert self.trace is not None
+        key = (reader, parameter, document)
+        if key not in self._peaks:
+            self._peaks[key] = None
+            if tokens := self._spread(reader, parameter, document):
+                before = np.searchsorted(self.trace[schema.UPDATE_TOKEN].values, tokens) - 1
+                drift = self.trace[schema.DRIFT].sel({schema.READER: reader, schema.PARAMETER: parameter}).values
+                token = tokens[int(np.nan_to_num(drift[before], nan=-1.0, posinf=-1.0).argmax())]
+                values = self._delta(reader, parameter, token).values
+                limit = tiles.colour_limit(tiles.pool(values))
+                self._peaks[key] = {"token": token, "limit": limit, "orders": tiles.longest_first(values)}
+        return self._peaks[key]
+
+    # -- answers --------------------------------------------------------------------------------------------------
+
+    def _shown(self, question: Mapping[str, Any]) -> np.ndarray:
+        """Δθ at the token, less Δθ at the pinned one if there is one."""
+        at = str(question["reader"]), str(question["parameter"])
+        values = self._delta(*at, int(question["token"])).values
+        pinned = question.get("pinned")
+        return np.asarray(values if pinned is None else values - self._delta(*at, int(pinned)).values)
+
+    def _ordered(self, question: Mapping[str, Any]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """What is shown, in the order that is asked for, and that order of (rows, columns)."""
+        if question["order"] not in ORDERS:
+            raise ValueError(f"order is {question['order']!r}; expected one of {', '.join(map(repr, ORDERS))}")
+        values = self._shown(question)
+        document = int(np.searchsorted(self.head["starts"], int(question["token"]), side="right")) - 1
+        peak = self._peak(str(question["reader"]), str(question["parameter"]), document)
+        if peak is None or question["order"] != ORDERS[0]:
+            return values, [np.arange(side, dtype=np.int32) for side in values.shape]
+        return values[np.ix_(*peak["orders"])], list(peak["orders"])
+
+    def _tile(self, question: Mapping[str, Any]) -> Answer:
+        values, orders = self._ordered(question)
+        matrix = values.ndim == 2
+        cells = tiles.pool(values, tiles.MOST if matrix else LONGEST)
+        codes, size = tiles.squeeze(cells)
+        arrays = {"codes": codes, "bars": tiles.histogram(values, size)} if matrix else {
+            "values": cells.astype(np.float32), "bars": tiles.histogram(values, size)
+        }  # fmt: skip
+        arrays |= {f"order_{axis}": order for axis, order in enumerate(orders)}
+        squares = np.square(values, dtype=np.float64)
+        if matrix:
+            arrays |= {f"norms_{axis}": tiles.pool(np.sqrt(squares.sum(1 - axis))).astype("f4") for axis in (0, 1)}
+        columns, data = pack(arrays)
+        bad = tiles.NotFinite.of(values)
+        first = None if bad is None else [int(order[i]) for order, i in zip(orders, bad.first, strict=True)]
+        whole = self._delta(str(question["reader"]), str(question["parameter"]), int(question["token"]))
+        norm = float(np.sqrt(squares.sum()))
+        return {
+            "columns": columns, "shape": list(values.shape), "cells": list(cells.shape), "size": size,
+            "limit": tiles.colour_limit(cells), "norm": norm if np.isfinite(norm) else None,
+            "bad": None if bad is None else {"count": bad.count, "first": first},
+            "left_out": whole.attrs.get("left_out"),
+        }, [data]  # fmt: skip
+
+    def _piece(self, question: Mapping[str, Any]) -> Answer:
+        values, _ = self._ordered(question)
+        if values.ndim != 2:
+            raise ValueError(f"{question['parameter']} is a vector: all of its values are in its picture")
+        row, column = int(question["row"]), int(question["column"])
+        if not (0 <= row < values.shape[0] and 0 <= column < values.shape[1]):
+            raise ValueError(f"row {row}, column {column} is outside; expected them within {values.shape}")
+        columns, data = pack({"values": values[row : row + PIECE, column : column + PIECE].astype(np.float32)})
+        return {"columns": columns, "row": row, "column": column}, [data]
+
+    def _spectrum(self, question: Mapping[str, Any]) -> Answer:
+        values = self._shown(question)
+        if values.ndim != 2:
+            raise ValueError(f"{question['parameter']} is a vector: it has no singular values")
+        if not np.isfinite(values).all():
+            raise ValueError("Δθ is not finite here, and has no singular values")
+        found = tiles.singular_values(values)
+        total = float(np.square(found).sum())
+        rank = effective_rank(found)
+        return {
+            "values": found[:DIRECTIONS].tolist(), "of": len(found), "rank": rank if np.isfinite(rank) else None,
+            "share": float(found[0] ** 2 / total) if total else None,
+        }, []  # fmt: skip
+
+    def _scale(self, question: Mapping[str, Any]) -> Answer:
+        reader, parameter = str(question["reader"]), str(question["parameter"])
+        peak = self._peak(reader, parameter, int(question["document"]))
+        if peak is None:
+            return {"limit": None}, []
+        values = self._delta(reader, parameter, peak["token"]).values
+        finite = np.abs(values[np.isfinite(values)])
+        first = tiles.singular_values(values)[0] if values.ndim == 2 and len(finite) == values.size else 0.0
+        size = float(finite.max(initial=0.0))
+        return {"token": peak["token"], "limit": peak["limit"], "size": size, "first": float(first)}, []
