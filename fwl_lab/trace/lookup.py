@@ -1,27 +1,167 @@
-"""Look up what a trace holds, with errors that say what it does hold."""
+"""Look up what a trace holds: its readers and what they say of themselves, its parameters. No torch.
+
+Readers are told apart by their facts, never by their names. The one exception is :data:`~fwl_lab.trace.schema.BASE`, the
+name that says which reader gains are measured against.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import xarray as xr
 
-from fwl_lab.trace import schema as schema
-from fwl_lab.trace.schema import READER
+from fwl_lab.trace import schema
+
+
+@dataclass(frozen=True)
+class ReaderFacts:
+    """What a reader said of itself when it made a trace.
+
+    Attributes
+    ----------
+    name : str
+        In the trace.
+    label : str
+        What its kind is called in a picture, such as "FWL".
+    kind : str
+        Name of its class.
+    adapts : bool
+        Whether what it has read changes its later scores other than through the base's context.
+    update_every : int or None
+        Tokens between two updates of its fast weights, counted from a document's start; None: it has none.
+    every_token : bool
+        Whether each token makes an update of its own, so that Δθ also moves between the updates of the grid.
+    forgets : bool
+        Whether a decay or a cap may take something from Δθ when an update is complete.
+    block : bool
+        Whether its model has a fast-weight block.
+    configuration : mapping
+        All of its settings, as JSON values; empty where the trace holds none.
+    """
+
+    name: str
+    label: str
+    kind: str
+    adapts: bool
+    update_every: int | None
+    every_token: bool
+    forgets: bool
+    block: bool
+    configuration: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, name: str, configuration: Mapping[str, Any]) -> "ReaderFacts":
+        """Make facts of a reader's `configuration()`; one that says nothing is taken for one that does not adapt."""
+        given = configuration.get
+        return cls(
+            name=name,
+            label=str(given("label") or name),
+            kind=str(given("kind") or schema.UNKNOWN),
+            adapts=bool(given("adapts")),
+            update_every=given("update_every"),
+            every_token=bool(given("every_token")),
+            forgets=bool(given("forgets")),
+            block=bool(given("block")),
+            configuration=configuration,
+        )
+
+
+def reader_names(trace: xr.Dataset) -> list[str]:
+    """Return the readers of a trace, in its order."""
+    return [str(name) for name in trace[schema.READER].values]
+
+
+def reader_configurations(trace: xr.Dataset) -> dict[str, dict[str, Any]]:
+    """Decode what each reader said of itself; the only place that does.
+
+    Raises
+    ------
+    ValueError
+        The attribute is not a JSON object of objects.
+    """
+    text = trace.attrs.get(schema.READERS, "{}")
+    try:
+        found = json.loads(text)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"attribute {schema.READERS!r} is not JSON: {error}") from None
+    if not isinstance(found, dict) or not all(isinstance(one, dict) for one in found.values()):
+        raise ValueError(f"attribute {schema.READERS!r} is {text!r:.80}; expected an object of each reader's settings.")
+    return found
+
+
+def encode_configurations(configurations: Mapping[str, Mapping[str, Any]]) -> str:
+    """Encode the configurations of readers, by name, as the attribute that :func:`reader_configurations` decodes."""
+    return json.dumps({name: dict(one) for name, one in configurations.items()})
+
+
+def reader_facts(trace: xr.Dataset) -> dict[str, ReaderFacts]:
+    """Return the facts of each reader of a trace, by name and in its order."""
+    configurations = reader_configurations(trace)
+    return {name: ReaderFacts.of(name, configurations.get(name, {})) for name in reader_names(trace)}
+
+
+def default_baseline(trace: xr.Dataset) -> str:
+    """Return the reader that gains are measured against: the one named "base", or the first that does not adapt.
+
+    Among those that do not adapt one without a block comes first.
+
+    Raises
+    ------
+    ValueError
+        Every reader adapts.
+    """
+    facts = reader_facts(trace)
+    if schema.BASE in facts:
+        return schema.BASE
+    still = sorted((one for one in facts.values() if not one.adapts), key=lambda one: one.block)
+    if not still:
+        raise ValueError(
+            f"no reader named {schema.BASE!r} in this trace, and none that does not adapt, for gains to be measured "
+            f"against; it holds {', '.join(facts)}. Name one: baseline=..."
+        )
+    return still[0].name
+
+
+def default_reader(trace: xr.Dataset) -> str:
+    """Return the reader that is looked at where none is named: one whose factors are there, or else whose weights move.
+
+    The order is: the reader whose factors the trace holds, the first that learns with every token, the first that has
+    fast weights, the first that adapts, the last.
+    """
+    facts = reader_facts(trace)
+    if (factored := str(trace.attrs.get(schema.FACTORED, ""))) in facts:
+        return factored
+
+    def rank(one: ReaderFacts) -> int:
+        return 3 if one.every_token else 2 if one.update_every is not None else 1 if one.adapts else 0
+
+    best = max(facts.values(), key=rank)  # the first of equals
+    return best.name if rank(best) else list(facts)[-1]
 
 
 def require_reader(trace: xr.Dataset, name: str) -> str:
-    """`name`, if the trace has that reader.
+    """Return `name`, if the trace has that reader.
 
     Raises
     ------
     ValueError
         It has not; the message lists those it has.
     """
-    known = [str(reader) for reader in trace[READER].values]
+    known = reader_names(trace)
     if name not in known:
         raise ValueError(f"no reader {name!r} in this trace; it holds {', '.join(known)}")
     return name
 
 
 def require_parameter(trace: xr.Dataset, parameter: str) -> None:
-    """ValueError: the trace holds no such fast parameter; says which it holds, or how to record them."""
+    """Check that a fast parameter was recorded.
+
+    Raises
+    ------
+    ValueError
+        It was not; the message lists those that were, or says how to record them.
+    """
     known = [str(name) for name in trace[schema.PARAMETER].values] if schema.PARAMETER in trace.variables else []
     if parameter not in known:
         hint = "" if known else " Record Δθ: score(..., record=Recorder(factors=True))."

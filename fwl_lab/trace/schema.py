@@ -109,6 +109,8 @@ CREATED = "created"
 SCHEMA = "fwl_lab.trace/1"
 #: Name of the reader that gains are measured against: the same model without fast weights, read statically.
 BASE = "base"
+# Names that `make_readers` gives to its readers; no meaning hangs on them.
+STATIC, DYNAMIC_EVALUATION, FWL, NEURAL_CACHE = "static", "dynamic_evaluation", "fwl", "neural_cache"
 UNKNOWN = "unknown"
 
 NAT, BYTE, SECOND, FLOP, ONE, TOKENS = "nat", "B", "s", "FLOP", "1", "token"
