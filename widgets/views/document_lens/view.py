@@ -55,7 +55,7 @@ class DocumentLens(View):
         `measure` is none of the three, or `lines` is less than 4.
     """
 
-    _esm = source("document_lens", "layout", "drawing", "text", "walk", "panel", "index")
+    _esm = source("document_lens")
     _css = style("document_lens")
 
     measure = traitlets.Enum(MEASURES).tag(sync=True)

@@ -57,7 +57,7 @@ class LivePad(View):
         The last text that was read to the end, scored by the readers chosen.
     """
 
-    _esm = source("live_pad", "text", "panels", "index")
+    _esm = source("live_pad")
     _css = style("live_pad")
 
     text = traitlets.Unicode().tag(sync=True)

@@ -67,7 +67,7 @@ class ReaderCompare(View):
         The runs are of unlike tokens; `selection` does not know a reader that is compared; `counts` does not fit.
     """
 
-    _esm = source("reader_compare", "charts", "panels", "tables", "index")
+    _esm = source("reader_compare")
     _css = style("reader_compare")
 
     def __init__(

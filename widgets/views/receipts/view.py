@@ -56,7 +56,7 @@ class Receipts(View):
         Shared with other views.
     """
 
-    _esm = source("receipts", "index")
+    _esm = source("receipts")
     _css = style("receipts")
 
     def __init__(self, trace: xr.Dataset, *, model: Any = None, selection: Selection | None = None) -> None:

@@ -57,7 +57,7 @@ class RunConsole(View):
         What was read last; lazily opened from its folder.
     """
 
-    _esm = source("run_console", "parts", "index")
+    _esm = source("run_console")
     _css = style("run_console")
 
     settings: Any = traitlets.Dict().tag(sync=True)

@@ -47,7 +47,7 @@ class UpdateScope(View):
         Shared with other views: reader, token, parameter, and the pinned token that Δθ is compared with.
     """
 
-    _esm = source("update_scope", "drawing", "panels", "asking", "picture", "index")
+    _esm = source("update_scope")
     _css = style("update_scope")
 
     def __init__(self, trace: xr.Dataset, *, selection: Selection | None = None) -> None:
