@@ -1,28 +1,32 @@
-"""The one idea behind every reader: it scores each token given all it has read before, then reads the token.
+"""The contract of all readers: score each token given all that was read before it, then learn from it.
 
-A fresh reader has read BOS. What a reader has read last is held back as `last`: it enters the body only when the
-next token is scored, with the weights of that time.
+A fresh reader has read BOS. The token that a reader has read last is held back as `last`: it enters the body only when
+the next token is scored, with the weights of that time.
+
+Symbols: B rows (documents side by side), T tokens of a call, V vocabulary.
 """
 
 import copy
-import json
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from fwl_lab.models.language_model import LanguageModel, require_model
 from fwl_lab.ops.observer import Observer, Observers
-from fwl_lab.ops.tensor_files import read_tensors, write_tensors
+from fwl_lab.ops.state import expand_rows, from_tensors, map_state, to_tensors
+from fwl_lab.readers.arguments import check_call, check_finite, finite_number
+from fwl_lab.readers.saved import read_reader, write_reader
+
+STATE = "state."  # prefix of a kind's own tensors in a state dict
 
 
 class Scores(NamedTuple):
-    """What a reader says of the tokens it was given.
+    """Scores of the tokens of one call.
 
     Attributes
     ----------
@@ -33,92 +37,216 @@ class Scores(NamedTuple):
     nll: Tensor
 
 
+class Standing(NamedTuple):
+    """Where a reader stands between two calls. It is replaced as a whole when a call is complete.
+
+    Attributes
+    ----------
+    state : NamedTuple of tensors
+        Of the reader's kind; see `Reader.initial_state`.
+    last : (B, 1) long
+        Token that was read, and that the body has not seen yet.
+    seen : (B,) long
+        Tokens read in the document, padding not counted.
+    fresh : bool
+        Whether nothing has been read, so that one row may still become several.
+    """
+
+    state: Any
+    last: Tensor
+    seen: Tensor
+    fresh: bool
+
+
 class Reader(ABC):
     """Reads documents token by token, in calls of any size, several documents side by side.
 
     A reader's scores are the same however a document is cut into calls, however documents are batched, and whatever
-    padding (weight 0) follows them. Its model's weights never change.
+    padding (weight 0) follows them. Its model's weights never change. A kind of reader defines :meth:`initial_state`,
+    :meth:`step` and :meth:`logits`, and where it has fast weights :meth:`fast_weights` and :attr:`update_every`; this
+    class expands, forks, saves, restores and carries the state, and records.
+
+    Attributes
+    ----------
+    label : str
+        What the kind is called in a picture.
+    adapts : bool
+        Whether what it has read changes its later scores other than through the model's context.
+    every_token : bool
+        Whether each token makes an update of its own, and tells observers its factors, so that Δθ is known at
+        every token.
+    in_place : bool
+        Whether :meth:`step` writes into the state that it is given. A fork of such a reader copies the state, and a
+        call that was interrupted leaves it broken until it is reset.
     """
+
+    label: ClassVar[str] = ""
+    adapts: ClassVar[bool] = True
+    every_token: ClassVar[bool] = False
+    in_place: ClassVar[bool] = False
 
     def __init__(self, model: LanguageModel, *, step_scale: float = 1.0) -> None:
         require_model(model)
-        if not isinstance(step_scale, int | float) or not math.isfinite(step_scale):
-            raise ValueError(f"step_scale is {step_scale!r}; expected a finite number.")
         self.model = model
-        self.last: Tensor  # (B, 1), read but not yet seen by the body
-        self.step_scale = float(step_scale)
+        self.step_scale = finite_number(step_scale, "step_scale")
         self.learning = True  # False in a reader made by `without_learning`
         self._observers: list[Observer] = []
+        self._now: Standing
         self.reset()
 
     # -- what a kind of reader defines ----------------------------------------------------------------------------
 
     @abstractmethod
-    def _start(self) -> None:
-        """Forget all; one row."""
+    def initial_state(self, rows: int) -> Any:
+        """Return the state of `rows` documents of which nothing has been read.
+
+        A NamedTuple of tensors whose first dimension is the row, of tuples and dicts of such, or of other such states.
+        """
 
     @abstractmethod
-    def _carry(self) -> None:
-        """Forget the context, keep the fast weights."""
+    def step(self, state: Any, inputs: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Any]:
+        """Score the next tokens of each document, and learn from them where `self.learning`.
+
+        Parameters
+        ----------
+        state : NamedTuple
+            Of `initial_state`, or returned by this method; it stays as it is (but see `in_place`).
+        inputs : (B, T) long
+            The tokens before `labels`: BOS or the last token of the call before, then all labels but the last.
+        labels : (B, T) long
+            The tokens to be scored, and learned from once they are.
+        weights : (B, T)
+            Of each token's loss; 0 is padding: not attended, not learned from, not counted, its score ignored.
+
+        Returns
+        -------
+        nll : (B, T) nats
+        state : NamedTuple
+        """
 
     @abstractmethod
-    def _expand(self, rows: int) -> None:
-        """Turn the fresh state of one row into that of `rows` rows."""
+    def logits(self, state: Any, last: Tensor) -> Tensor:
+        """Return the logits (B, V), any unnormalised log-probabilities, of the token after `last` (B, 1)."""
 
-    @abstractmethod
-    def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        """NLL (B, T) of `labels`, having read `inputs` (the tokens before them); padding has weight 0."""
+    def fast_weights(self, state: Any = None) -> dict[str, Tensor]:
+        """Return Δθ, what the documents have added to each parameter, (B, ...); empty where no weights change.
 
-    @abstractmethod
-    def _logits(self, last: Tensor) -> Tensor:
-        """Logits (B, V) of the token that follows `last` (B, 1); changes no state."""
-
-    @abstractmethod
-    def _tensors(self) -> dict[str, Tensor]:
-        """The state as a flat dict, for safetensors."""
-
-    @abstractmethod
-    def _restore(self, tensors: dict[str, Tensor]) -> None:
-        """The inverse of `_tensors`."""
-
-    def fast_weights(self) -> dict[str, Tensor]:
-        """Δθ now: what the documents have added to each parameter, (B, ...). Empty where nothing adapts."""
+        state : None is where the reader stands.
+        """
         return {}
 
     def slow_weights(self) -> dict[str, Tensor]:
-        """θ₀ of the parameters that :meth:`fast_weights` names."""
-        return {}
+        """Return θ₀ of the parameters that :meth:`fast_weights` names; zeros unless a kind says otherwise."""
+        fresh = self.fast_weights(self.initial_state(1))
+        return {name: torch.zeros_like(delta[0]) for name, delta in fresh.items()}
+
+    def carried(self, state: Any) -> Any:
+        """Return the state with which the next documents begin where fast weights are carried; here a fresh one."""
+        return self.initial_state(len(self.last))
 
     @property
     def update_every(self) -> int | None:
-        """Tokens between two updates, counted from a document's start; None where nothing adapts."""
+        """Tokens between two updates of the fast weights, counted from a document's start; None: it has none."""
         return None
 
-    def configuration(self) -> dict[str, Any]:
-        """What tells this reader from others, as JSON values; kept in every trace."""
-        return {
-            "kind": type(self).__name__, "window": self.model.window, "step_scale": self.step_scale,
-            "learning": self.learning,
-        }  # fmt: skip
+    @property
+    def forgets(self) -> bool:
+        """Whether a decay or a cap may take something from Δθ when an update is complete."""
+        return False
+
+    def settings(self) -> dict[str, Any]:
+        """Return what this kind's constructor was given beside the model and the step scale, as JSON values."""
+        return {}
+
+    @classmethod
+    def from_configuration(cls, model: LanguageModel, configuration: Mapping[str, Any]) -> Self:
+        """Make a reader of this kind over a model, set as a `configuration` says.
+
+        `model` may have a block that the reader did without: the key "block" says so. A kind whose constructor takes
+        more than the step scale overrides this.
+
+        Raises
+        ------
+        ValueError
+            The model has no block and the reader had one.
+        """
+        return cls(model_of(model, configuration), step_scale=configuration["step_scale"])
+
+    def observe(
+        self, state: Any, inputs: Tensor, labels: Tensor, weights: Tensor, observer: Observer
+    ) -> tuple[Tensor, Any]:
+        """Do as :meth:`step` does, and tell an observer what was expected before each token, and of each update.
+
+        This goes through the tokens a second time one by one, by :meth:`logits` and :meth:`step`, which is right for
+        any kind; one that can tell more cheaply overrides it, and must tell the same.
+        """
+        walk = map_state(Tensor.clone, state) if self.in_place else state
+        nll, after = self.step(state, inputs, labels, weights)
+        seen, every = self.seen, self.update_every
+        for place in range(labels.shape[1]):
+            at = slice(place, place + 1)
+            expected = self.logits(walk, inputs[:, at])[:, None]
+            observer.expected(1, lambda part, expected=expected: expected[:, part])  # type: ignore[misc]
+            walk = self.step(walk, inputs[:, at], labels[:, at], weights[:, at])[1]
+            counted = weights[:, place] != 0
+            seen = seen + counted
+            if every is not None and self.learning and bool((counted & (seen % every == 0)).any()):
+                observer.updated(seen, lambda walk=walk: self.fast_weights(walk))  # type: ignore[misc]
+        return nll, after
 
     # -- the contract ---------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> Any:
+        """State of the reader's kind, where it stands now."""
+        return self._now.state
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self._now = self._now._replace(state=state)
+
+    @property
+    def last(self) -> Tensor:
+        """Last token of each row, (B, 1) long, which the body has not seen yet."""
+        return self._now.last
+
+    @property
+    def seen(self) -> Tensor:
+        """Tokens read in each document, (B,) long, padding not counted."""
+        return self._now.seen
+
+    def configuration(self) -> dict[str, Any]:
+        """Return what tells this reader from others, as JSON values; every trace keeps it.
+
+        Beside the settings: what kind of reader it is, what it is called, whether it adapts, how often, and whether
+        Δθ is known at every token. Views, receipts and replays ask these, and never for a name or a class.
+        """
+        return {
+            "kind": type(self).__name__, "label": self.label or type(self).__name__.removesuffix("Reader"),
+            "adapts": self.adapts, "update_every": self.update_every, "every_token": self.every_token,
+            "forgets": self.forgets, "block": self.model.block is not None, "window": self.model.window,
+            "step_scale": self.step_scale, "learning": self.learning,
+        } | self.settings()  # fmt: skip
 
     def reset(self, *, carry: bool = False) -> None:
         """Begin new documents; BOS has been read again.
 
         carry: the fast weights of the documents before stay (the context never does). False: all is forgotten.
         """
-        rows = len(self.last) if carry else 1
-        self.last = torch.full((rows, 1), self.model.bos, device=self.model.device)
-        self._fresh = True
         if carry:
-            self._carry()
-        else:
-            self._start()
+            self._require_whole()
+        rows = len(self.last) if carry else 1
+        state = self.carried(self.state) if carry else self.initial_state(1)
+        last = torch.full((rows, 1), self.model.bos, device=self.model.device)
+        self._now = Standing(state, last, torch.zeros(rows, dtype=torch.long, device=last.device), True)
+        self._interrupted = False
 
     @torch.no_grad()
     def read(self, tokens: Tensor, weights: Tensor | None = None) -> Scores:
         """Score the next tokens of each document, and learn from them.
+
+        A call is atomic: one that raises, or is interrupted, leaves the reader where it stood (one whose kind is
+        `in_place` says so until it is reset).
 
         Parameters
         ----------
@@ -132,78 +260,90 @@ class Reader(ABC):
             Tokens of another shape, outside the vocabulary, or of another number of rows than before.
         FloatingPointError
             A score is not finite; says which token and which parameter.
+        RuntimeError
+            An earlier call was interrupted while weights were being changed in place.
         """
-        weights = self._check(tokens, weights)
+        self._require_whole()
+        weights = check_call(tokens, weights, self.model.vocab_size, None if self._may_expand else len(self.last))
         tokens, weights = tokens.to(self.model.device, torch.long), weights.to(self.model.device)
         if len(tokens) != len(self.last):
-            self.last = self.last.expand(len(tokens), 1)
-            self._expand(len(tokens))
+            state, last, seen, fresh = self._now
+            last, seen = last.expand(len(tokens), 1), seen.expand(len(tokens))
+            self._now = Standing(expand_rows(state, len(tokens)), last, seen, fresh)
         if not tokens.shape[1]:
             dtype = torch.promote_types(self.model.dtype, torch.float32)
             return Scores(torch.zeros(tokens.shape, dtype=dtype, device=self.model.device))
-        self._fresh = False
         valid = weights != 0
         labels = tokens.masked_fill(~valid, 0)
         # The input that scores a token is the real token before it, or what was held back of the call before.
         order = torch.where(valid, torch.arange(1, tokens.shape[1] + 1, device=tokens.device), 0).cummax(1).values
         history = torch.cat([self.last, labels], 1)
         inputs = torch.cat([self.last, history.gather(1, order[:, :-1])], 1)
-        nll = self._read(inputs, labels, weights).where(valid, 0.0)
-        self.last = history.gather(1, order[:, -1:])
-        self._check_finite(nll)
+        self._interrupted = self.in_place
+        nll, state = self._step(inputs, labels, weights)
+        nll = nll.where(valid, 0.0)
+        check_finite(nll, lambda: self.fast_weights(state))
+        self._now = Standing(state, history.gather(1, order[:, -1:]), self.seen + valid.sum(1), False)
+        self._interrupted = False
         return Scores(nll)
+
+    def _step(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Any]:
+        if not self._observers:
+            return self.step(self.state, inputs, labels, weights)
+        return self.observe(self.state, inputs, labels, weights, Observers(self._observers))
 
     @torch.no_grad()
     def next_log_probs(self) -> Tensor:
-        """What each document is expected to go on with: log-probabilities (B, V), nats. Changes no state."""
-        logits = self._logits(self.last)
+        """Return what each document is expected to go on with: log-probabilities (B, V), nats. Changes no state."""
+        self._require_whole()
+        logits = self.logits(self.state, self.last)
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
 
     def fork(self) -> Self:
-        """A reader that has read the same and goes its own way."""
-        twin = copy.copy(self)  # states are replaced, never changed in place
+        """Return a reader that has read the same and goes its own way."""
+        self._require_whole()
+        twin = copy.copy(self)
         twin._observers = []
+        if self.in_place:  # other states are replaced and never changed
+            twin.state = map_state(Tensor.clone, self.state)
         return twin
 
     def without_learning(self) -> Self:
-        """A fork that reads on with what has been learned so far, and learns no more.
+        """Return a fork that reads on with what has been learned so far, and learns no more.
 
         What it reads enters its context and is scored by the fast weights (and the cache) as they are now; they stay
         so until :meth:`reset`. Its first prediction is this reader's.
         """
         twin = self.fork()
-        twin._freeze()
+        twin.learning = False
         return twin
 
-    def _freeze(self) -> None:
-        """Learn no more. By default every update from here on is multiplied by 0."""
-        self.learning, self.step_scale = False, 0.0
-
     def with_step_scale(self, scale: float) -> Self:
-        """A fresh reader of the same kind whose every update is multiplied by `scale`; 0 reads as StaticReader does."""
-        twin = self.fork()
-        twin.step_scale, twin.learning = float(scale), True
+        """Return a fresh reader of the same kind whose updates are multiplied by `scale`; 0 reads as StaticReader."""
+        twin = copy.copy(self)
+        twin._observers = []
+        twin.step_scale, twin.learning = finite_number(scale, "step_scale"), True
         twin.reset()
         return twin
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that was read, as a flat dict of tensors."""
-        fresh = torch.tensor(self._fresh)  # whether it may still become that of several rows
-        return {"last": self.last.clone().contiguous(), "fresh": fresh, **self._tensors()}
+        """Return all that was read, as a flat dict of tensors."""
+        self._require_whole()
+        _, last, seen, fresh = self._now
+        standing = {"last": last.clone().contiguous(), "seen": seen.clone().contiguous(), "fresh": torch.tensor(fresh)}
+        return standing | to_tensors(self.state, STATE)
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Go on where another reader of the same kind and model stood."""
-        if "last" not in tensors:
-            raise ValueError("this is no reader's state: 'last' is missing; expected what state_dict() returned.")
-        twin, observers = self.fork(), self._observers  # a state that is refused costs nothing of what was read
-        twin.reset()
-        rows = len(tensors["last"])
-        if rows > 1:
-            twin._expand(rows)
-        twin._restore(dict(tensors))
-        twin.last = tensors["last"].to(self.model.device)
-        twin._fresh = bool(tensors.get("fresh", False))
-        self.__dict__.update(twin.__dict__ | {"_observers": observers})
+        """Go on where another reader of the same kind and model stood; a state that is refused changes nothing."""
+        missing = [name for name in ("last", "seen", "fresh") if name not in tensors]
+        if missing:
+            raise ValueError(
+                f"this is no reader's state: {missing[0]!r} is missing; expected what state_dict() returned."
+            )
+        last, seen, fresh = (tensors[name].to(self.model.device).clone() for name in ("last", "seen", "fresh"))
+        like = self.initial_state(len(last))
+        self._now = Standing(from_tensors(like, tensors, STATE), last, seen, bool(fresh))
+        self._interrupted = False
 
     def save(self, path: str | Path) -> None:
         """Write all that was read to a safetensors file, from which :meth:`load` goes on, in another process too.
@@ -212,8 +352,7 @@ class Reader(ABC):
         reader that goes on from it gives bitwise the scores of one that was never stopped, for the same sequence of
         calls and number of threads.
         """
-        facts = {"reader": json.dumps(self.configuration()), "model_hash": self.model.weight_hash()}
-        write_tensors(self.state_dict(), Path(path), facts)
+        write_reader(self.state_dict(), self.configuration(), self.model.weight_hash(), Path(path))
 
     def load(self, path: str | Path) -> None:
         """Go on where the reader stood that wrote `path`.
@@ -225,23 +364,7 @@ class Reader(ABC):
         ValueError
             The file is damaged, no reader's, of another model, or of a reader that was set otherwise; says in what.
         """
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"{str(path)!r} is no file; expected one written by a reader's save().")
-        tensors, facts = read_tensors(path)
-        if not {"reader", "model_hash"} <= facts.keys():
-            raise ValueError(f"{str(path)!r} holds no reader's state; expected a file written by a reader's save().")
-        if facts["model_hash"] != (own := self.model.weight_hash()):
-            raise ValueError(
-                f"{str(path)!r} was saved over a model with the hash {facts['model_hash']}, this reader's has {own}. "
-                "Expected the same weights in the same dtype."
-            )
-        theirs, ours = json.loads(facts["reader"]), json.loads(json.dumps(self.configuration()))
-        unlike = [name for name in theirs | ours if theirs.get(name) != ours.get(name)]
-        unlike = ["kind"] if "kind" in unlike else unlike
-        if unlike:
-            said = "; ".join(f"{name} {theirs.get(name)}, this one's is {ours.get(name)}" for name in unlike)
-            raise ValueError(f"{str(path)!r} was saved by a reader with {said}. Expected a reader set as that one was.")
-        self.load_state_dict(tensors)
+        self.load_state_dict(read_reader(Path(path), self.configuration(), self.model.weight_hash()))
 
     @contextmanager
     def observed(self, observer: Observer) -> Iterator[None]:
@@ -253,41 +376,29 @@ class Reader(ABC):
             self._observers.remove(observer)
 
     @property
-    def _observer(self) -> Observer | None:
-        return Observers(self._observers) if self._observers else None
+    def _may_expand(self) -> bool:
+        return self._now.fresh and len(self.last) == 1
 
-    def _check(self, tokens: Tensor, weights: Tensor | None) -> Tensor:
-        if not isinstance(tokens, Tensor) or tokens.ndim != 2 or tokens.is_floating_point():
-            shape = tuple(tokens.shape) if isinstance(tokens, Tensor) else type(tokens).__name__
-            raise ValueError(
-                f"tokens are {shape}; expected a long tensor (documents, tokens): use tokens[None] for one."
+    def _require_whole(self) -> None:
+        if self._interrupted:
+            raise RuntimeError(
+                "a call of this reader was interrupted while it was changing its weights, so that they are of no "
+                "point of the document any more; reset() it, or go on from a fork or a saved state."
             )
-        if weights is None:
-            weights = torch.ones(tokens.shape, device=tokens.device)
-        elif weights.shape != tokens.shape or not bool(weights.isfinite().all()):
-            raise ValueError(
-                f"weights are {tuple(weights.shape)}; expected finite numbers {tuple(tokens.shape)}, as tokens."
-            )
-        if len(tokens) != len(self.last) and not (self._fresh and len(self.last) == 1 and len(tokens)):
-            raise ValueError(
-                f"tokens hold {len(tokens)} documents, but this reader is reading {len(self.last)}; "
-                "expected the same rows as before, or reset() first."
-            )
-        outside = ((tokens < 0) | (tokens >= self.model.vocab_size)) & (weights != 0)
-        if bool(outside.any()):
-            row, column = outside.nonzero()[0].tolist()
-            raise ValueError(
-                f"token {column} of document {row} is {int(tokens[row, column])}; expected 0 to "
-                f"{self.model.vocab_size - 1}, the model's vocabulary, or a weight of 0."
-            )
-        return weights
 
-    def _check_finite(self, nll: Tensor) -> None:
-        if bool(nll.isfinite().all()):
-            return
-        row, column = (~nll.isfinite()).nonzero()[0].tolist()
-        broken = [n for n, delta in self.fast_weights().items() if not bool(delta.isfinite().all())]
-        raise FloatingPointError(
-            f"the score of token {column} of this call in document {row} is {float(nll[row, column])}; "
-            f"fast weights that are not finite: {', '.join(broken) or 'none'}. A smaller step or inner batch helps."
+
+def model_of(model: LanguageModel, configuration: Mapping[str, Any]) -> LanguageModel:
+    """Return the model that a reader of this configuration reads with: `model`, or its base where it had no block.
+
+    Raises
+    ------
+    ValueError
+        The reader had a block, and the model has none.
+    """
+    if not configuration.get("block"):
+        return model.base
+    if model.block is None:
+        raise ValueError(
+            "the reader read with a fast-weight block, and the model has none; expected the one that read."
         )
+    return model

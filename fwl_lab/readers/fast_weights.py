@@ -1,6 +1,8 @@
 """The reader whose fast-weight block learns from every token it reads."""
 
-from typing import Any
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -9,8 +11,23 @@ from fwl_lab.fast_weights import FastWeightState, UpdateRule
 from fwl_lab.models.context import Context
 from fwl_lab.models.language_model import LanguageModel, require_model
 from fwl_lab.ops.linear_attention import CHUNK
-from fwl_lab.ops.state import expand_rows, from_tensors, to_tensors
-from fwl_lab.readers.base import Reader
+from fwl_lab.ops.observer import Observer
+from fwl_lab.readers.base import Reader, model_of
+
+
+class FastWeightReaderState(NamedTuple):
+    """What a reader with a block remembers.
+
+    Attributes
+    ----------
+    context : Context
+        Of the model's body.
+    block : FastWeightState
+        Δθ of the block's fast parameters.
+    """
+
+    context: Context
+    block: FastWeightState
 
 
 class FastWeightReader(Reader):
@@ -26,6 +43,9 @@ class FastWeightReader(Reader):
         Another rule than the block was trained with, of the same `steps`; None: the block's own.
     """
 
+    label = "FWL"
+    every_token = True
+
     def __init__(self, model: LanguageModel, *, step_scale: float = 1.0, rule: UpdateRule | None = None) -> None:
         require_model(model)
         if model.block is None:
@@ -39,63 +59,95 @@ class FastWeightReader(Reader):
         self.block = block
         super().__init__(model, step_scale=step_scale)
 
-    def _start(self) -> None:
-        self.context = Context.empty(1, self.model.device)
-        self.state: FastWeightState = self.block.initial_state(1)
+    def initial_state(self, rows: int) -> FastWeightReaderState:
+        """Return the state of `rows` documents of which nothing has been read."""
+        return FastWeightReaderState(Context.empty(rows, self.model.device), self.block.initial_state(rows))
 
-    def _carry(self) -> None:
-        fresh = self.block.initial_state(len(self.last))
-        self.context = Context.empty(len(self.last), self.model.device)
-        self.state = fresh._replace(delta=self.state.fast_weights())
+    def carried(self, state: FastWeightReaderState) -> FastWeightReaderState:
+        """Return a fresh state with the fast weights of this one."""
+        fresh = self.initial_state(len(state.block.seen))
+        return fresh._replace(block=fresh.block._replace(delta=state.block.fast_weights()))
 
-    def _expand(self, rows: int) -> None:
-        self.context, self.state = expand_rows(self.context, rows), expand_rows(self.state, rows)
+    def step(
+        self, state: FastWeightReaderState, inputs: Tensor, labels: Tensor, weights: Tensor
+    ) -> tuple[Tensor, FastWeightReaderState]:
+        """Score the next tokens, and learn from each; see `Reader.step`."""
+        return self._learn(state, inputs, labels, weights, None)
 
-    def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        residual, self.context = self.model.read(inputs, self.context, weights != 0)
-        observer = self._observer
+    def observe(
+        self, state: FastWeightReaderState, inputs: Tensor, labels: Tensor, weights: Tensor, observer: Observer
+    ) -> tuple[Tensor, FastWeightReaderState]:
+        """Do as `step` does, and tell each token's factors too; see `Reader.observe`."""
+        return self._learn(state, inputs, labels, weights, observer)
+
+    def _learn(
+        self, state: FastWeightReaderState, inputs: Tensor, labels: Tensor, weights: Tensor, observer: Observer | None
+    ) -> tuple[Tensor, FastWeightReaderState]:
+        residual, context = self.model.read(inputs, state.context, weights != 0)
         out = self.block(
-            residual, labels if self.learning else None, weights, self.state, step_scale=self._scales(weights),
-            observer=observer,
+            residual, labels if self.learning else None, weights, state.block,
+            step_scale=self._scales(state, weights), observer=observer,
         )  # fmt: skip
         if observer is not None:
             observer.expected(labels.shape[1], lambda part: self.block.logits(out.hidden[:, part]))
-        self.state = out.state
-        return self.model.nll(out.hidden, labels) if out.nll is None else out.nll
+        nll = self.model.nll(out.hidden, labels) if out.nll is None else out.nll
+        return nll, FastWeightReaderState(context, out.state)
 
-    def _scales(self, weights: Tensor) -> float | dict[str, Tensor]:
+    def _scales(self, state: FastWeightReaderState, weights: Tensor) -> float | dict[str, Tensor]:
         """What multiplies the updates of the tokens (B, T) that are read."""
         return self.step_scale
 
-    def _logits(self, last: Tensor) -> Tensor:
-        residual, _ = self.model.read(last, self.context)
-        return self.block.logits(self.block(residual, state=self.state).hidden)[:, -1]
+    def logits(self, state: FastWeightReaderState, last: Tensor) -> Tensor:
+        """Return the logits (B, V) of the token after `last` (B, 1)."""
+        residual, _ = self.model.read(last, state.context)
+        return self.block.logits(self.block(residual, state=state.block).hidden)[:, -1]
 
-    def _freeze(self) -> None:
-        # No step scale of 0: what was read would still move the inner batches on, and decay with them.
-        self.learning = False
-
-    def fast_weights(self) -> dict[str, Tensor]:
-        return self.state.fast_weights()
+    def fast_weights(self, state: FastWeightReaderState | None = None) -> dict[str, Tensor]:
+        """Return Δθ of each fast parameter, (B, ...)."""
+        return (self.state if state is None else state).block.fast_weights()
 
     def slow_weights(self) -> dict[str, Tensor]:
+        """Return θ₀ of each fast parameter."""
         return {name: getattr(self.block, name).detach() for name in self.block.fast_parameters}
 
     @property
     def update_every(self) -> int:
+        """Tokens of an inner batch; where there is none, of a chunk after which Δθ is recorded."""
         return self.block.rule.inner_batch or CHUNK
 
-    def configuration(self) -> dict[str, Any]:
+    @property
+    def forgets(self) -> bool:
+        """Whether the rule has a decay or a cap."""
+        return self.block.forgets
+
+    def settings(self) -> dict[str, Any]:
+        """Return the rule under which this reader learns, and the block's step sizes."""
         rule = self.block.rule
         steps = {"/".join(names): s for names, s in zip(rule.steps, self.block.steps.tolist(), strict=True) if names}
-        return super().configuration() | {
+        return {
             "inner_batch": rule.inner_batch, "decay": float(torch.as_tensor(self.block.decay()).detach()),
             "schedule": None if rule.schedule is None else list(rule.schedule), "cap": rule.cap, "step_sizes": steps,
         }  # fmt: skip
 
-    def _tensors(self) -> dict[str, Tensor]:
-        return to_tensors(self.context, "context.") | to_tensors(self.state, "state.")
+    @classmethod
+    def from_configuration(cls, model: LanguageModel, configuration: Mapping[str, Any]) -> Self:
+        """Make a reader of this kind with the rule that a `configuration` says; step sizes are the block's own."""
+        model = model_of(model, configuration)
+        block = require_block(model)
+        schedule = configuration.get("schedule")
+        rule = dataclasses.replace(
+            block.rule,
+            inner_batch=configuration["inner_batch"],
+            schedule=None if schedule is None else tuple(schedule),
+            cap=configuration.get("cap"),
+        )
+        if (decay := configuration.get("decay", 0.0)) != float(torch.as_tensor(block.decay()).detach()):
+            rule = dataclasses.replace(rule, decay=decay, learn_decay=False)
+        return cls(model, step_scale=configuration["step_scale"], rule=None if rule == block.rule else rule)
 
-    def _restore(self, tensors: dict[str, Tensor]) -> None:
-        self.context = from_tensors(self.context, tensors, "context.")
-        self.state = from_tensors(self.state, tensors, "state.")
+
+def require_block(model: LanguageModel) -> Any:
+    """Return the model's block, or raise ValueError where it has none."""
+    if model.block is None:
+        raise ValueError("the model has no fast-weight block; see attach_fast_weights, or use another reader.")
+    return model.block

@@ -12,7 +12,8 @@ over the last `size` pairs (h_i, y_i), i < t, of the document (equations 2, 3 an
 """
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -20,8 +21,8 @@ from torch.nn import functional as F
 
 from fwl_lab.models.context import Context
 from fwl_lab.models.language_model import LanguageModel
-from fwl_lab.ops.state import expand_rows, from_tensors, to_tensors
-from fwl_lab.readers.base import Reader
+from fwl_lab.ops.observer import Observer
+from fwl_lab.readers.base import Reader, model_of
 
 PIECE = 256  # tokens whose similarities to the cache are held at once, whatever the length of a call
 
@@ -57,6 +58,20 @@ class Cache(NamedTuple):
                      self.labels.gather(1, order))  # fmt: skip
 
 
+class NeuralCacheState(NamedTuple):
+    """What a reader with a cache remembers.
+
+    Attributes
+    ----------
+    context : Context
+        Of the model's body.
+    cache : Cache
+    """
+
+    context: Context
+    cache: Cache
+
+
 class NeuralCacheReader(Reader):
     """Reads as `StaticReader` does, and mixes in what followed similar places earlier in the document.
 
@@ -83,6 +98,8 @@ class NeuralCacheReader(Reader):
         Multiplies λ.
     """
 
+    label = "neural cache"
+
     def __init__(
         self,
         model: LanguageModel,
@@ -104,74 +121,81 @@ class NeuralCacheReader(Reader):
         """λ, scaled."""
         return self.interpolation * self.step_scale
 
-    def _start(self) -> None:
+    def initial_state(self, rows: int) -> NeuralCacheState:
+        """Return the state of `rows` documents of which nothing has been read."""
         if not 0 <= self.share < 1:
             raise ValueError(
                 f"interpolation is {self.interpolation} and step_scale {self.step_scale}; expected a product of at "
                 "least 0 and below 1, the share of the cache: with all of it a new word would be impossible."
             )
-        self._forget(1)
+        cache = Cache.empty(rows, self.model.unembedding.weight)
+        return NeuralCacheState(Context.empty(rows, self.model.device), cache)
 
-    def _carry(self) -> None:
-        self._forget(len(self.last))
+    def step(
+        self, state: NeuralCacheState, inputs: Tensor, labels: Tensor, weights: Tensor
+    ) -> tuple[Tensor, NeuralCacheState]:
+        """Score the next tokens, and cache them; see `Reader.step`."""
+        return self._score(state, inputs, labels, weights, None)
 
-    def _forget(self, rows: int) -> None:
-        self.context = Context.empty(rows, self.model.device)
-        self.cache = Cache.empty(rows, self.model.unembedding.weight)
+    def observe(
+        self, state: NeuralCacheState, inputs: Tensor, labels: Tensor, weights: Tensor, observer: Observer
+    ) -> tuple[Tensor, NeuralCacheState]:
+        """Score the next tokens, and tell what was expected; see `Reader.observe`."""
+        return self._score(state, inputs, labels, weights, observer)
 
-    def _expand(self, rows: int) -> None:
-        self.context, self.cache = expand_rows(self.context, rows), expand_rows(self.cache, rows)
-
-    def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        valid, seen = weights != 0, self.context.seen
-        residual, self.context = self.model.read(inputs, self.context, valid)
-        hidden = self.model.slow_output(residual, seen, valid)
+    def _score(
+        self, state: NeuralCacheState, inputs: Tensor, labels: Tensor, weights: Tensor, observer: Observer | None
+    ) -> tuple[Tensor, NeuralCacheState]:
+        valid, cache, found = weights != 0, state.cache, []
+        residual, context = self.model.read(inputs, state.context, valid)
+        hidden = self.model.slow_output(residual, state.context.seen, valid)
         nll = self.model.nll(hidden, labels)
         if self.share == 0:
-            if self._observer is not None:
-                self._observer.expected(hidden.shape[1], lambda part: self.model.logits(hidden[:, part]))
-            return nll
-        parts = (slice(start, start + PIECE) for start in range(0, labels.shape[1], PIECE))
-        return torch.cat([self._mix(nll[:, p], hidden[:, p], labels[:, p], valid[:, p]) for p in parts], 1)
+            if observer is not None:
+                observer.expected(hidden.shape[1], lambda part: self.model.logits(hidden[:, part]))
+            return nll, NeuralCacheState(context, cache)
+        for start in range(0, labels.shape[1], PIECE):
+            part = slice(start, start + PIECE)
+            mixed, cache = self._mix(cache, nll[:, part], hidden[:, part], labels[:, part], valid[:, part], observer)
+            found.append(mixed)
+        return torch.cat(found, 1), NeuralCacheState(context, cache)
 
-    def _unit(self, hidden: Tensor) -> Tensor:
-        return F.normalize(hidden.to(self.cache.keys.dtype), dim=-1)
-
-    def _mix(self, nll: Tensor, hidden: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-        """NLL (B, P) of the mixture for the next tokens, whose model's NLL is `nll`; caches them."""
-        slots, queries = self.cache.labels.shape[1], self._unit(hidden)
+    def _mix(
+        self, cache: Cache, nll: Tensor, hidden: Tensor, labels: Tensor, valid: Tensor, observer: Observer | None
+    ) -> tuple[Tensor, Cache]:
+        """Return the NLL (B, P) of the mixture for the next tokens, whose model's NLL is `nll`, and the cache after."""
+        slots, queries = cache.labels.shape[1], _unit(hidden, cache)
         new = labels.masked_fill(~valid if self.learning else torch.ones_like(valid), -1)
-        cache = self.cache.extend(queries, new)
-        filled = cache.labels >= 0  # (B, N) where N = S + P
+        extended = cache.extend(queries, new)
+        filled = extended.labels >= 0  # (B, N) where N = S + P
         count = filled.cumsum(1)  # (B, N) pairs up to each slot, its own included
         # A token is cached at its own slot, after it was scored; what it sees are the `size` pairs before.
         place = torch.arange(filled.shape[1], device=labels.device)
         oldest = count[:, slots:] - filled[:, slots:].long() - self.size
         visible = filled[:, None] & (place < place[slots:, None]) & (count[:, None] > oldest[..., None])  # (B, P, N)
-        similar = (self.theta * queries @ cache.keys.mT).masked_fill(~visible, -math.inf)
-        same = cache.labels[:, None] == labels[..., None]
+        similar = (self.theta * queries @ extended.keys.mT).masked_fill(~visible, -math.inf)
+        same = extended.labels[:, None] == labels[..., None]
         log_all = similar.logsumexp(-1)
         log_cached = similar.masked_fill(~same, -math.inf).logsumexp(-1) - log_all
         mixed = -torch.logaddexp(math.log1p(-self.share) - nll, math.log(self.share) + log_cached)
-        if self._observer is not None:
-            self._observer.expected(
-                hidden.shape[1], lambda part: self._mixture(hidden[:, part], similar[:, part], cache.labels)
+        if observer is not None:
+            observer.expected(
+                hidden.shape[1], lambda part: self._mixture(hidden[:, part], similar[:, part], extended.labels)
             )
-        if self.learning:
-            self.cache = cache.last(self.size)
-        return torch.where(log_all.isfinite(), mixed, nll)
+        return torch.where(log_all.isfinite(), mixed, nll), extended.last(self.size) if self.learning else cache
 
-    def _logits(self, last: Tensor) -> Tensor:
-        residual, _ = self.model.read(last, self.context)
-        hidden = self.model.slow_output(residual, self.context.seen)
-        if self.share == 0 or not self.cache.labels.shape[1]:
+    def logits(self, state: NeuralCacheState, last: Tensor) -> Tensor:
+        """Return the logits (B, V), or log-probabilities of the mixture, of the token after `last` (B, 1)."""
+        residual, _ = self.model.read(last, state.context)
+        hidden, cache = self.model.slow_output(residual, state.context.seen), state.cache
+        if self.share == 0 or not cache.labels.shape[1]:
             return self.model.logits(hidden)[:, -1]
-        filled = self.cache.labels[:, None] >= 0
-        similar = (self.theta * self._unit(hidden) @ self.cache.keys.mT).masked_fill(~filled, -math.inf)
-        return self._mixture(hidden, similar, self.cache.labels)[:, -1]
+        filled = cache.labels[:, None] >= 0
+        similar = (self.theta * _unit(hidden, cache) @ cache.keys.mT).masked_fill(~filled, -math.inf)
+        return self._mixture(hidden, similar, cache.labels)[:, -1]
 
     def _mixture(self, hidden: Tensor, similar: Tensor, labels: Tensor) -> Tensor:
-        """Log-probabilities (B, P, V) for the states (B, P, ·), of log-weights (B, P, N) for the labels (B, N)."""
+        """Return log-probabilities (B, P, V) for hidden states (B, P, ·), log-weights (B, P, N) and labels (B, N)."""
         log_probs = self.model.logits(hidden).to(similar.dtype).log_softmax(-1)
         found = similar.isfinite().any(-1, keepdim=True)  # where nothing is cached the model is asked alone
         at = labels.clamp(min=0)[:, None].expand_as(similar)
@@ -179,17 +203,17 @@ class NeuralCacheReader(Reader):
         mixed = torch.logaddexp(math.log1p(-self.share) + log_probs, math.log(self.share) + cached.log())
         return torch.where(found, mixed, log_probs)
 
-    def _freeze(self) -> None:
-        self.learning = False  # the share stays: a frozen cache is looked into, and takes in no more
+    def settings(self) -> dict[str, Any]:
+        """Return what the constructor was given."""
+        return {"size": self.size, "theta": self.theta, "interpolation": self.interpolation}
 
-    def configuration(self) -> dict[str, Any]:
-        return super().configuration() | {
-            "size": self.size, "theta": self.theta, "interpolation": self.interpolation,
-        }  # fmt: skip
+    @classmethod
+    def from_configuration(cls, model: LanguageModel, configuration: Mapping[str, Any]) -> Self:
+        """Make a reader of this kind, set as a `configuration` says."""
+        size, theta, interpolation = (configuration[name] for name in ("size", "theta", "interpolation"))
+        step_scale = configuration["step_scale"]
+        return cls(model_of(model, configuration), size, theta, interpolation, step_scale=step_scale)
 
-    def _tensors(self) -> dict[str, Tensor]:
-        return to_tensors(self.context, "context.") | to_tensors(self.cache, "cache.")
 
-    def _restore(self, tensors: dict[str, Tensor]) -> None:
-        self.context = from_tensors(self.context, tensors, "context.")
-        self.cache = from_tensors(self.cache, tensors, "cache.")
+def _unit(hidden: Tensor, cache: Cache) -> Tensor:
+    return F.normalize(hidden.to(cache.keys.dtype), dim=-1)

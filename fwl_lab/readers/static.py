@@ -1,10 +1,24 @@
 """The reader that does not adapt."""
 
+from typing import NamedTuple
+
 from torch import Tensor
 
 from fwl_lab.models.context import Context
-from fwl_lab.ops.state import expand_rows, from_tensors, to_tensors
+from fwl_lab.ops.observer import Observer
 from fwl_lab.readers.base import Reader
+
+
+class StaticState(NamedTuple):
+    """What a reader without fast weights remembers.
+
+    Attributes
+    ----------
+    context : Context
+        Of the model's body.
+    """
+
+    context: Context
 
 
 class StaticReader(Reader):
@@ -13,28 +27,33 @@ class StaticReader(Reader):
     `StaticReader(model.base)` gives the plain language model's log-probabilities.
     """
 
-    def _start(self) -> None:
-        self.context = Context.empty(1, self.model.device)
+    label = "static"
+    adapts = False
 
-    def _carry(self) -> None:
-        self.context = Context.empty(len(self.last), self.model.device)
+    def initial_state(self, rows: int) -> StaticState:
+        """Return the state of `rows` documents of which nothing has been read."""
+        return StaticState(Context.empty(rows, self.model.device))
 
-    def _expand(self, rows: int) -> None:
-        self.context = expand_rows(self.context, rows)
+    def step(self, state: StaticState, inputs: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, StaticState]:
+        """Score the next tokens; see `Reader.step`."""
+        return self._score(state, inputs, labels, weights, None)
 
-    def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        valid, seen = weights != 0, self.context.seen
-        residual, self.context = self.model.read(inputs, self.context, valid)
-        hidden = self.model.slow_output(residual, seen, valid)
-        if self._observer is not None:
-            self._observer.expected(hidden.shape[1], lambda part: self.model.logits(hidden[:, part]))
-        return self.model.nll(hidden, labels, valid)
+    def observe(
+        self, state: StaticState, inputs: Tensor, labels: Tensor, weights: Tensor, observer: Observer
+    ) -> tuple[Tensor, StaticState]:
+        """Score the next tokens, and tell what was expected; see `Reader.observe`."""
+        return self._score(state, inputs, labels, weights, observer)
 
-    def _logits(self, last: Tensor) -> Tensor:
-        return self.model(last, self.context)[0][:, -1]
+    def _score(
+        self, state: StaticState, inputs: Tensor, labels: Tensor, weights: Tensor, observer: Observer | None
+    ) -> tuple[Tensor, StaticState]:
+        valid = weights != 0
+        residual, context = self.model.read(inputs, state.context, valid)
+        hidden = self.model.slow_output(residual, state.context.seen, valid)
+        if observer is not None:
+            observer.expected(hidden.shape[1], lambda part: self.model.logits(hidden[:, part]))
+        return self.model.nll(hidden, labels, valid), StaticState(context)
 
-    def _tensors(self) -> dict[str, Tensor]:
-        return to_tensors(self.context, "context.")
-
-    def _restore(self, tensors: dict[str, Tensor]) -> None:
-        self.context = from_tensors(self.context, tensors, "context.")
+    def logits(self, state: StaticState, last: Tensor) -> Tensor:
+        """Return the logits (B, V) of the token after `last` (B, 1)."""
+        return self.model(last, state.context)[0][:, -1]

@@ -4,13 +4,13 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from fwl_lab.corpora.documents import Document
 from fwl_lab.models.language_model import LanguageModel
 from fwl_lab.models.tuned_rule import GradientStatistics
 from fwl_lab.readers.dynamic_evaluation.optimizers import DynamicEvaluationSGD
 from fwl_lab.readers.dynamic_evaluation.reader import DynamicEvaluationReader
-from fwl_lab.readers.dynamic_evaluation.state import DocumentState
 
 
 def gradient_statistics(
@@ -21,7 +21,7 @@ def gradient_statistics(
     batches: int = 200,
     parameters: str = "all",
 ) -> GradientStatistics:
-    """Statistics of the gradient of a segment's mean loss at θ₀, over the first segments of (training) documents.
+    """Measure the gradient of a segment's mean loss at θ₀, over the first segments of training documents.
 
     Each document gives equally many segments, `batches` in all (fewer where documents are too short). `parameters`:
     as for the reader that is to use them.
@@ -37,9 +37,11 @@ class _GradientReader(DynamicEvaluationReader):
         self.caught: list[list[Tensor]] = []
         super().__init__(model, lambda parameters: DynamicEvaluationSGD(parameters, 0.0), segment, parameters)
 
-    def _step(self, document: DocumentState, gradients: Sequence[Tensor | None]) -> None:
-        weights = document.weights.values()
-        self.caught.append([torch.zeros_like(p) if g is None else g for p, g in zip(weights, gradients, strict=True)])
+    def _update(
+        self, place: int, weights: dict[str, Tensor], optimizer: Optimizer, gradients: Sequence[Tensor | None]
+    ) -> None:
+        pairs = zip(weights.values(), gradients, strict=True)
+        self.caught.append([torch.zeros_like(p) if g is None else g for p, g in pairs])
 
 
 def _segment_gradients(reader: _GradientReader, documents: list[Document], batches: int) -> Iterator[list[Tensor]]:

@@ -17,7 +17,7 @@ Evaluation of Transformer Language Models" (2019), and the code published with t
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from numbers import Real
 from typing import Any, Literal, get_args
@@ -222,3 +222,25 @@ def make_optimizer(facts: dict[str, Any], statistics: GradientStatistics | None 
         raise ValueError(f"the rule {rule!r} needs gradient statistics; see gradient_statistics(model, documents).")
     variant = rule.removeprefix("rms_")
     return lambda parameters: DynamicEvaluationRMS(parameters, lr, decay, facts["eps"], statistics, variant)
+
+
+def optimizer_from(configuration: Mapping[str, Any], statistics: GradientStatistics | None) -> MakeOptimizer:
+    """Make a factory of the published rule that a reader's configuration names, with the hyperparameters it says.
+
+    Raises
+    ------
+    ValueError
+        Another optimizer, of which a configuration does not say all; or an RMS rule without statistics.
+    """
+    name = configuration.get("optimizer")
+    if name == DynamicEvaluationSGD.__name__:
+        return lambda parameters: DynamicEvaluationSGD(parameters, configuration["lr"], configuration["decay"])
+    if name != DynamicEvaluationRMS.__name__:
+        raise ValueError(
+            f"the reader's optimizer was {name}, and a configuration says all only of {DynamicEvaluationSGD.__name__} "
+            f"and {DynamicEvaluationRMS.__name__}; hand in the reader that read: readers={{name: reader}}."
+        )
+    if statistics is None:
+        raise ValueError("an RMS rule needs gradient statistics; see gradient_statistics(model, documents).")
+    lr, decay, eps, variant = (configuration[key] for key in ("lr", "decay", "eps", "variant"))
+    return lambda parameters: DynamicEvaluationRMS(parameters, lr, decay, eps, statistics, variant)

@@ -1,31 +1,43 @@
-"""Dynamic evaluation (Krause et al. 2018, 2019): the model's own weights follow the gradient of what it has read."""
+"""Dynamic evaluation (Krause et al. 2018, 2019): the model's own weights follow the gradient of what it has read.
+
+Symbols: B documents, T tokens of a call, n tokens of a piece of a segment, V vocabulary.
+"""
 
 import logging
-from collections.abc import Iterator, Sequence
-from functools import cached_property, partial
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
+from torch.optim import Optimizer
 
 from fwl_lab.models.context import Context
 from fwl_lab.models.language_model import LanguageModel, require_model
-from fwl_lab.ops.state import detach
-from fwl_lab.readers.base import Reader
+from fwl_lab.ops.observer import Observer
+from fwl_lab.ops.state import Rows, concatenate_rows, detach, select_rows
+from fwl_lab.readers.base import Reader, model_of
 from fwl_lab.readers.dynamic_evaluation.batched import Together
-from fwl_lab.readers.dynamic_evaluation.optimizers import MakeOptimizer
-from fwl_lab.readers.dynamic_evaluation.optimizers import make_optimizer as make_optimizer
+from fwl_lab.readers.dynamic_evaluation.optimizers import MakeOptimizer, make_optimizer, optimizer_from
 from fwl_lab.readers.dynamic_evaluation.parameters import adapt, select_statistics
-from fwl_lab.readers.dynamic_evaluation.state import Copies, DocumentState, join, part
-from fwl_lab.readers.static import StaticReader
+from fwl_lab.readers.dynamic_evaluation.state import (
+    DocumentState,
+    DynamicEvaluationState,
+    RowOptimizers,
+    take_step,
+)
+from fwl_lab.readers.static import StaticReader, StaticState
 
 UNTUNED_STEP = 1e-3  # a cautious step of plain gradient descent, for models nobody has tuned
-LOGITS_AT_ONCE = 2**26  # numbers; bounds the memory of the logits of documents that are read together
+LOGITS_TOGETHER = 2**26  # numbers; bounds the memory of the logits of documents that are read together
 # Numbers in the copies of one matrix. A product of weights this large shares nothing with another's on a CPU, and
 # tensors past the largest that its allocator keeps are asked of the system anew each time.
-WEIGHTS_AT_ONCE = {"cpu": 2**23}
+WEIGHTS_TOGETHER = {"cpu": 2**23}
 log = logging.getLogger("fwl_lab")
+
+#: With step scale 0 nothing is learned, and all documents are read together, bit for bit as StaticReader reads them.
+State = DynamicEvaluationState | StaticState
 
 
 class DynamicEvaluationReader(Reader):
@@ -57,6 +69,9 @@ class DynamicEvaluationReader(Reader):
         model; an RMS rule for which no statistics of these parameters are at hand.
     """
 
+    label = "dynamic evaluation"
+    in_place = True
+
     def __init__(
         self,
         model: LanguageModel,
@@ -85,91 +100,116 @@ class DynamicEvaluationReader(Reader):
             if "tuned" in self.tuned:
                 log.warning("no dynamic-evaluation rule was tuned for this model; SGD with step %g", UNTUNED_STEP)
         self.make_optimizer = optimizer
+        leaves = [parameter.detach().requires_grad_(True) for parameter in self.slow.values()]
+        self._row_optimizers = RowOptimizers(leaves, optimizer(leaves))
+        self._static = StaticReader(model)
+        self._bound: dict[str, Tensor] | None = None  # the weights that `_optimizers` are over
+        self._optimizers: list[tuple[dict[str, Tensor], Optimizer]] = []
+        self.fixed = {n: p.detach() for n, p in self.adapted.named_parameters() if n not in self.slow}
         super().__init__(model, step_scale=step_scale)
 
-    def _start(self) -> None:
-        self.copies = Copies(self.slow, self.make_optimizer)
-        self.fixed = {n: p.detach() for n, p in self.adapted.named_parameters() if n not in self.slow}
-        # Where nothing will be learned, all documents are read together, bit for bit as StaticReader reads them.
-        self.still = StaticReader(self.model) if self.step_scale == 0 else None
+    def initial_state(self, rows: int) -> State:
+        """Return the state of `rows` documents of which nothing has been read."""
+        if self.step_scale == 0:
+            return self._static.initial_state(rows)
+        weights = {name: p.detach()[None].repeat(rows, *[1] * p.ndim) for name, p in self.slow.items()}
+        return DynamicEvaluationState(weights, Rows(DocumentState.begin(self.model.device) for _ in range(rows)))
 
-    def _carry(self) -> None:
-        self.copies.carry()
-        if self.still is not None:
-            self.still.context = Context.empty(len(self.last), self.model.device)
+    def carried(self, state: State) -> State:
+        """Return new documents with the weights, and the optimizers, of those before."""
+        if isinstance(state, StaticState):
+            return self.initial_state(len(self.last))
+        begun = (DocumentState.begin(self.model.device, document.optimizer) for document in state.documents)
+        return state._replace(documents=Rows(begun))
 
-    def _expand(self, rows: int) -> None:
-        self.copies.expand(rows)
-        if self.still is not None:
-            self.still._expand(rows)
+    def step(self, state: State, inputs: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, State]:
+        """Score the next tokens, and learn from each segment that they complete; see `Reader.step`."""
+        return self._segments(state, inputs, labels, weights, None)
 
-    @cached_property
-    def _together(self) -> Together:
-        return Together(self.adapted)
+    def observe(
+        self, state: State, inputs: Tensor, labels: Tensor, weights: Tensor, observer: Observer
+    ) -> tuple[Tensor, State]:
+        """Do as `step` does, and tell of each segment; see `Reader.observe`."""
+        return self._segments(state, inputs, labels, weights, observer)
 
-    def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        if self.still is not None:
-            return self.still._read(inputs, labels, weights)
+    def _segments(
+        self, state: State, inputs: Tensor, labels: Tensor, weights: Tensor, observer: Observer | None
+    ) -> tuple[Tensor, State]:
+        if isinstance(state, StaticState):
+            if observer is None:
+                return self._static.step(state, inputs, labels, weights)
+            return self._static.observe(state, inputs, labels, weights, observer)
         dtype = torch.promote_types(self.model.dtype, torch.float32)
         nll = torch.zeros(labels.shape, dtype=dtype, device=labels.device)
         columns = [row.nonzero()[:, 0] for row in weights != 0]
         while any(map(len, columns)):
             # Each document goes on by one piece: to the end of its segment, or of what there is.
             pieces = {
-                row: min(len(left), self.segment - self.copies.documents[row].inputs.shape[1])
+                row: min(len(left), self.segment - state.documents[row].inputs.shape[1])
                 for row, left in enumerate(columns)
                 if len(left)
             }
             learned = False
-            for rows in self._groups(pieces):
+            for rows in self._groups(state, pieces):
                 at = torch.stack([columns[row][: pieces[row]] for row in rows])  # (len(rows), n)
                 picked = (torch.tensor(rows, device=at.device)[:, None], at)
-                nll[picked], learned_now = self._advance(rows, inputs[picked], labels[picked], weights[picked])
-                learned |= learned_now
+                piece = (inputs[picked], labels[picked], weights[picked])
+                nll[picked], state, complete = self._advance(state, rows, piece, observer)
+                learned |= complete
             columns = [left[pieces.get(row, 0) :] for row, left in enumerate(columns)]
-            if learned and self.learning and self._observer is not None:
-                self._observer.updated(torch.cat([d.now.seen for d in self.copies.documents]), self.fast_weights)
-        return nll
+            if learned and self.learning and observer is not None:
+                seen = torch.cat([document.now.seen for document in state.documents])
+                observer.updated(seen, lambda state=state: self.fast_weights(state))  # type: ignore[misc]
+        return nll, state
 
-    def _groups(self, pieces: dict[int, int]) -> Iterator[list[int]]:
+    def _groups(self, state: DynamicEvaluationState, pieces: Mapping[int, int]) -> Iterator[list[int]]:
         """Rows that can be read together, given how many tokens each is to read."""
         places: dict[tuple[int, ...], list[int]] = {}
         for row, count in pieces.items():
-            places.setdefault((count, *self.copies.documents[row].place(self.model.rotary)), []).append(row)
+            places.setdefault((count, *state.documents[row].place(self.model.rotary)), []).append(row)
         largest = max(p.numel() for p in self.slow.values())
-        logits = LOGITS_AT_ONCE // (self.segment * self.model.vocab_size)
-        weights = WEIGHTS_AT_ONCE.get(self.model.device.type, largest * len(pieces)) // largest
+        logits = LOGITS_TOGETHER // (self.segment * self.model.vocab_size)
+        weights = WEIGHTS_TOGETHER.get(self.model.device.type, largest * len(pieces)) // largest
         at_once = max(1, min(logits, weights))
         for rows in places.values():
             yield from (rows[start : start + at_once] for start in range(0, len(rows), at_once))
 
-    def _advance(self, rows: list[int], inputs: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, bool]:
-        """NLL (B, n) of the next tokens (B, n) of the documents in `rows`, and whether that completed a segment."""
-        documents = [self.copies.documents[row] for row in rows]
+    def _advance(
+        self, state: DynamicEvaluationState, rows: list[int], piece: tuple[Tensor, ...], observer: Observer | None
+    ) -> tuple[Tensor, DynamicEvaluationState, bool]:
+        """NLL (B, n) of the next tokens (B, n) of some documents, the state after, and whether that ends a segment."""
+        inputs, labels, _ = piece
+        documents = [state.documents[row] for row in rows]
         begun = documents[0].inputs.shape[1]
         complete = begun + inputs.shape[1] == self.segment
-        nll: Tensor | None = None
-        if self._observer is not None:
-            self._observer.expected(inputs.shape[1], partial(self._expected, rows, inputs, {}))
+        now, nll = concatenate_rows([d.now for d in documents]), None
+        if observer is not None:
+            observer.expected(inputs.shape[1], self._expected(state, rows, inputs, now))
         if begun or not complete:
-            leaves, now = self.copies.leaves(rows), join([d.now for d in documents])
-            nll, now = self._call(leaves, inputs, now, labels)
-            for index, document in enumerate(documents):
-                document.now = part(now, index)
-        for index, document in enumerate(documents):
-            document.extend(*(x[index : index + 1] for x in (inputs, labels, weights)))
+            nll, now = self._call(_leaves(state, rows), inputs, now, labels)
+        extended = [
+            document.extend(*(x[index : index + 1] for x in piece), select_rows(now, slice(index, index + 1)))
+            for index, document in enumerate(documents)
+        ]
         if complete:
-            whole = self._learn(rows, documents)
+            whole, extended = self._learn(state, rows, extended)
             nll = whole if nll is None else nll
         assert nll is not None
-        return nll, complete
+        every = list(state.documents)
+        for row, document in zip(rows, extended, strict=True):
+            every[row] = document
+        return nll, state._replace(documents=Rows(every)), complete
 
-    def _expected(self, rows: list[int], inputs: Tensor, found: dict[str, Tensor], places: slice) -> Tensor:
+    def _expected(self, state: DynamicEvaluationState, rows: list[int], inputs: Tensor, now: Context) -> Any:
         """Logits (B, n, V) in some places of the next tokens; all are computed when the first are asked for."""
-        if not found:
-            now = join([self.copies.documents[row].now for row in rows])
-            found["logits"] = self._call(self.copies.leaves(rows), inputs, now, None)[0].detach()
-        return found["logits"][:, places]
+        found: list[Tensor] = []
+
+        def logits(places: slice) -> Tensor:
+            if not found:
+                found.append(self._call(_leaves(state, rows), inputs, now, None)[0].detach())
+            return found[0][:, places]
+
+        return logits
 
     def _call(
         self, leaves: dict[str, Tensor], ids: Tensor, context: Context, labels: Tensor | None
@@ -180,55 +220,88 @@ class DynamicEvaluationReader(Reader):
         own = self.fixed | {name: leaf.squeeze(0) for name, leaf in leaves.items()}
         return functional_call(self.adapted, own, (ids, context, labels))
 
-    def _learn(self, rows: list[int], documents: list[DocumentState]) -> Tensor:
-        """One step along the gradient of each segment's mean loss; the NLL (B, segment) before it."""
-        learning = self.step_scale != 0
+    @cached_property
+    def _together(self) -> Together:
+        return Together(self.adapted)
+
+    def _learn(
+        self, state: DynamicEvaluationState, rows: list[int], documents: list[DocumentState]
+    ) -> tuple[Tensor, list[DocumentState]]:
+        """Take one step along the gradient of each segment's mean loss; the NLL (B, segment) before it."""
+        learning = self.learning and self.step_scale != 0
         with torch.set_grad_enabled(learning):
-            leaves, before = self.copies.leaves(rows), join([d.before for d in documents])
+            leaves, before = _leaves(state, rows), concatenate_rows([d.before for d in documents])
             ids, labels, weights = (
                 torch.cat([getattr(d, name) for d in documents]) for name in ("inputs", "labels", "token_weights")
             )
             nll, context = self._call(leaves, ids, before, labels)
             loss = (nll * weights).sum() / self.segment
         gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True) if learning else ()
-        context = detach(context)
-        for index, document in enumerate(documents):
+        context, after = detach(context), []
+        for index, (row, document) in enumerate(zip(rows, documents, strict=True)):
+            kept = document.optimizer
             if learning:
-                self._step(document, [None if g is None else g[index].contiguous() for g in gradients])
-            document.end_segment(part(context, index))
-        return nll.detach()
+                own, optimizer = self._optimizers_of(state)[row]
+                place = int(document.before.seen) + self.segment - 1
+                self._update(place, own, optimizer, [None if g is None else g[index].contiguous() for g in gradients])
+                kept = self._row_optimizers.kept(list(own.values()), optimizer)
+            after.append(document.next_segment(select_rows(context, slice(index, index + 1)), kept))
+        return nll.detach(), after
 
-    def _step(self, document: DocumentState, gradients: Sequence[Tensor | None]) -> None:
-        document.step(gradients, self.step_scale)
+    def _update(
+        self, place: int, weights: dict[str, Tensor], optimizer: Optimizer, gradients: Sequence[Tensor | None]
+    ) -> None:
+        """Take one step along the gradients of a segment whose last token stands at position `place`; in place."""
+        take_step(list(weights.values()), optimizer, gradients, self.step_scale)
 
-    def _logits(self, last: Tensor) -> Tensor:
-        if self.still is not None:
-            return self.still._logits(last)
+    def _optimizers_of(self, state: DynamicEvaluationState) -> list[tuple[dict[str, Tensor], Optimizer]]:
+        """Each document's weights, leaf tensors that are rows of the stack, and its optimizer over them."""
+        if self._bound is not state.weights:
+            self._optimizers = []
+            for row, document in enumerate(state.documents):
+                own = {name: stacked[row].detach().requires_grad_(True) for name, stacked in state.weights.items()}
+                self._optimizers.append((own, self._row_optimizers.over(list(own.values()), document.optimizer)))
+            self._bound = state.weights
+        return self._optimizers
+
+    def logits(self, state: State, last: Tensor) -> Tensor:
+        """Return the logits (B, V) of the token after `last` (B, 1)."""
+        if isinstance(state, StaticState):
+            return self._static.logits(state, last)
         found: dict[int, Tensor] = {}
-        for rows in self._groups(dict.fromkeys(range(len(last)), 1)):
-            context = join([self.copies.documents[row].now for row in rows])
-            logits, _ = self._call(self.copies.leaves(rows), last[rows], context, None)
-            found |= dict(zip(rows, logits[:, -1], strict=True))
+        for rows in self._groups(state, dict.fromkeys(range(len(last)), 1)):
+            context = concatenate_rows([state.documents[row].now for row in rows])
+            logits, _ = self._call(_leaves(state, rows), last[rows], context, None)
+            found |= dict(zip(rows, logits[:, -1].detach(), strict=True))
         return torch.stack([found[row] for row in range(len(last))])
 
     def fork(self) -> Self:
+        """Return a reader that has read the same and goes its own way; it copies what adapts."""
         twin = super().fork()
-        twin.copies = self.copies.fork()
-        twin.still = None if self.still is None else self.still.fork()
+        twin._bound, twin._optimizers = None, []
         return twin
 
-    def fast_weights(self) -> dict[str, Tensor]:
-        return {name: self.copies.stack[name] - slow for name, slow in self.slow_weights().items()}
+    def fast_weights(self, state: State | None = None) -> dict[str, Tensor]:
+        """Return Δθ of each adapted parameter, (B, ...)."""
+        state, slow = self.state if state is None else state, self.slow_weights()
+        if isinstance(state, StaticState):
+            return {
+                name: torch.zeros_like(weight).expand(len(self.last), *weight.shape) for name, weight in slow.items()
+            }
+        return {name: state.weights[name] - weight for name, weight in slow.items()}
 
     def slow_weights(self) -> dict[str, Tensor]:
+        """Return θ₀ of each adapted parameter."""
         return {name: parameter.detach() for name, parameter in self.slow.items()}
 
     @property
     def update_every(self) -> int:
+        """Tokens of a segment."""
         return self.segment
 
-    def configuration(self) -> dict[str, Any]:
-        optimizer = self.copies.documents[0].optimizer
+    def settings(self) -> dict[str, Any]:
+        """Return what adapts, how often, and the optimizer with its hyperparameters."""
+        optimizer = self._row_optimizers.optimizer
         settings = {k: list(v) if isinstance(v, tuple) else v for k, v in optimizer.param_groups[0].items()}
         values = {
             name: value
@@ -237,27 +310,39 @@ class DynamicEvaluationReader(Reader):
         }
         # A subset is named in full; what "all" are, the model knows.
         names = {} if self.parameters == "all" else {"adapted": list(self.slow)}
-        return super().configuration() | {
+        return {
             "segment": self.segment, "parameters": self.parameters, **names,
             "optimizer": type(optimizer).__name__, **values,
         }  # fmt: skip
 
-    def _tensors(self) -> dict[str, Tensor]:
-        tensors: dict[str, Tensor] = {"segment": torch.tensor(self.segment)}
-        if self.still is not None:
-            tensors |= self.still._tensors()
-        for row, document in enumerate(self.copies.documents):
-            tensors |= {f"{row}.{name}": tensor for name, tensor in document.tensors().items()}
-        return tensors
+    @classmethod
+    def from_configuration(cls, model: LanguageModel, configuration: Mapping[str, Any]) -> Self:
+        """Make a reader of this kind, set as a `configuration` says.
 
-    def _restore(self, tensors: dict[str, Tensor]) -> None:
-        if int(tensors.get("segment", torch.tensor(self.segment))) != self.segment:
-            theirs = int(tensors["segment"])
+        Raises
+        ------
+        ValueError
+            Its optimizer is none of the published rules, so that a configuration does not say all of it.
+        """
+        model, parameters = model_of(model, configuration), configuration["parameters"]
+        statistics = select_statistics(model.gradient_statistics, model, adapt(model, parameters)[1])
+        optimizer = optimizer_from(configuration, statistics)
+        step_scale = configuration["step_scale"]
+        return cls(model, optimizer, configuration["segment"], parameters, step_scale=step_scale)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return all that was read, as a flat dict of tensors."""
+        return super().state_dict() | {"segment": torch.tensor(self.segment)}
+
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Go on where another reader of the same kind and model stood."""
+        if (theirs := int(tensors.get("segment", torch.tensor(self.segment)))) != self.segment:
             raise ValueError(f"the state was saved with segments of {theirs} tokens, not {self.segment}.")
-        # A state that has learned goes on as it is, though this reader may learn no more.
-        self.still = StaticReader(self.model) if "context.seen" in tensors else None
-        if self.still is not None:
-            self.still._restore(tensors)
-        for row, document in enumerate(self.copies.documents):
-            start = f"{row}."
-            document.restore({k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)})
+        super().load_state_dict(tensors)
+
+
+def _leaves(state: DynamicEvaluationState, rows: list[int]) -> dict[str, Tensor]:
+    """The weights (len(rows), ...) of some documents as leaf tensors; of neighbours without a copy."""
+    together = rows[-1] - rows[0] == len(rows) - 1
+    at = slice(rows[0], rows[-1] + 1) if together else torch.tensor(rows)
+    return {name: stacked[at].detach().requires_grad_(True) for name, stacked in state.weights.items()}
