@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fwl_lab.readers import FastWeightReader
+from fwl_lab.readers.fast_weights import FastWeightReader, FastWeightReaderState
 
 
 class LeakyReader(FastWeightReader):
@@ -14,14 +14,19 @@ class LeakyReader(FastWeightReader):
     the score afterwards is not. :func:`fwl_lab.certify` fails it.
     """
 
-    def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        if not (self.learning and self.step_scale):
-            return super()._read(inputs, labels, weights)
-        parts = zip(*(x.split(self.update_every, 1) for x in (inputs, labels, weights)), strict=True)
-        return torch.cat([self._learn_then_score(*part) for part in parts], 1)
+    label = "leaky FWL"
+    every_token = False
 
-    def _learn_then_score(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        residual, _ = self.model.read(inputs, self.context, weights != 0)
-        super()._read(inputs, labels, weights)
-        # Without labels the block scores by the state alone, which has seen these very labels.
-        return self.model.nll(self.block(residual, None, weights, self.state).hidden, labels)
+    def step(
+        self, state: FastWeightReaderState, inputs: Tensor, labels: Tensor, weights: Tensor
+    ) -> tuple[Tensor, FastWeightReaderState]:
+        """Learn from each segment of a call, then score it."""
+        if not (self.learning and self.step_scale):
+            return super().step(state, inputs, labels, weights)
+        found = []
+        for part in zip(*(x.split(self.update_every, 1) for x in (inputs, labels, weights)), strict=True):
+            residual, _ = self.model.read(part[0], state.context, part[2] != 0)
+            _, state = super().step(state, *part)
+            # Without labels the block scores by the state alone, which has seen these very labels.
+            found.append(self.model.nll(self.block(residual, None, part[2], state.block).hidden, part[1]))
+        return torch.cat(found, 1), state

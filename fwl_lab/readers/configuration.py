@@ -19,5 +19,5 @@ def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str,
 
 
 def describe(found: Mapping[str, tuple[Any, Any]]) -> str:
-    """Return differences in words: "segment was 64 and is 32; ..."."""
-    return "; ".join(f"{key} was {theirs} and is {ours}" for key, (theirs, ours) in found.items())
+    """Return differences in words: "segment 64, this one's is 32; ..."."""
+    return "; ".join(f"{key} {theirs}, this one's is {ours}" for key, (theirs, ours) in found.items())

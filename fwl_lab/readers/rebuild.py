@@ -94,7 +94,7 @@ def reader_of(model: LanguageModel, trace: xr.Dataset, name: str, given: Mapping
         reader = found if isinstance(found, Reader) else found(model)
     if unlike := differences(theirs, reader.configuration()):
         raise ValueError(
-            f"reader {name!r} is set otherwise than when it made the trace: {describe(unlike)}. Hand in the one that "
-            f"read: readers={{{name!r}: reader}}."
+            f"reader {name!r} of the trace was set with {describe(unlike)}. Hand in the one that read: "
+            f"readers={{{name!r}: reader}}."
         )
     return reader

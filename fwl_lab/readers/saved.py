@@ -38,7 +38,6 @@ def read_reader(path: Path, configuration: Mapping[str, Any], model_hash: str) -
         )
     if unlike := differences(json.loads(facts["reader"]), configuration):
         raise ValueError(
-            f"{str(path)!r} was saved by a reader that was set otherwise: {describe(unlike)}. Expected a reader set as "
-            "that one was."
+            f"{str(path)!r} was saved by a reader with {describe(unlike)}. Expected a reader set as that one was."
         )
     return tensors

@@ -16,10 +16,10 @@ from widgets import LivePad
 class Held(StaticReader):
     there, go_on = threading.Event(), threading.Event()
 
-    def _read(self, inputs, labels, weights):
+    def step(self, state, inputs, labels, weights):
         Held.there.set()
         Held.go_on.wait(120)
-        return super()._read(inputs, labels, weights)
+        return super().step(state, inputs, labels, weights)
 
 model = load_model("bundled")
 pad = LivePad(model, readers={"held": Held(model.base)})

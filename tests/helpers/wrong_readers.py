@@ -1,162 +1,151 @@
 """Readers that are wrong, each in one way, and what an audit must say of it; and a user's own reader that is right."""
 
 import copy
-from typing import Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fwl_lab import FastWeightReader, FastWeightState, Scores, StaticReader
+from fwl_lab import FastWeightReader, Scores, StaticReader
 from fwl_lab.models.context import Context
+from fwl_lab.readers.static import StaticState
 from tests.helpers.models import SEGMENT, VOCABULARY
 
 
 class AdaptsBeforeScoring(FastWeightReader):
     """Learns a segment by heart, then scores it."""
 
-    context: Context
-
-    def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    def step(self, state: Any, inputs: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Any]:
         if not self.step_scale:
-            return super()._read(inputs, labels, weights)
-        parts = (slice(start, start + SEGMENT) for start in range(0, labels.shape[1], SEGMENT))
-        return torch.cat([self._segment(inputs[:, p], labels[:, p], weights[:, p]) for p in parts], 1)
-
-    def _segment(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        residual = self.model.read(inputs, self.context, weights != 0)[0]
-        super()._read(inputs, labels, weights)
-        return self.model.nll(self.block(residual, None, weights, self.state).hidden, labels)
+            return super().step(state, inputs, labels, weights)
+        found = []
+        for part in zip(*(x.split(SEGMENT, 1) for x in (inputs, labels, weights)), strict=True):
+            residual = self.model.read(part[0], state.context, part[2] != 0)[0]
+            _, state = super().step(state, *part)
+            found.append(self.model.nll(self.block(residual, None, part[2], state.block).hidden, part[1]))
+        return torch.cat(found, 1), state
 
 
 class UsesWholeGradient(StaticReader):
     """Corrects its logits by the gradient of the whole call's loss."""
 
-    context: Context
-
-    def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    def step(self, state: Any, inputs: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Any]:
         if not self.step_scale:
-            return super()._read(inputs, labels, weights)
-        residual, self.context = self.model.read(inputs, self.context, weights != 0)
+            return super().step(state, inputs, labels, weights)
+        residual, context = self.model.read(inputs, state.context, weights != 0)
         logits = self.model.logits(self.model.slow_output(residual))
         with torch.enable_grad():
             bias = torch.zeros_like(logits[:, :1]).requires_grad_()
             loss = (F.cross_entropy((logits + bias).mT, labels, reduction="none") * weights).sum()
             (gradient,) = torch.autograd.grad(loss, bias)
-        return F.cross_entropy((logits - 0.01 * gradient).mT, labels, reduction="none")
+        return F.cross_entropy((logits - 0.01 * gradient).mT, labels, reduction="none"), StaticState(context)
 
 
 class ScoresAnother(StaticReader):
     """Scores by a sharper distribution than it declares."""
 
-    context: Context
-
-    def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        residual, self.context = self.model.read(inputs, self.context, weights != 0)
+    def step(self, state: Any, inputs: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Any]:
+        residual, context = self.model.read(inputs, state.context, weights != 0)
         sharpness = 1 + 0.1 * self.step_scale
-        return self.model.nll(self.model.slow_output(residual) * sharpness, labels)
+        return self.model.nll(self.model.slow_output(residual) * sharpness, labels), StaticState(context)
 
 
 class KnowsItsLabels(StaticReader):
     """Is told the answer now and then, in places of its own choosing."""
 
     EVERY, AT = 20, 11
-    context: Context
 
-    def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        positions = self.context.seen[:, None] + (weights != 0).cumsum(1) - 1
-        nll = super()._read(inputs, labels, weights)
-        return torch.where((positions % self.EVERY == self.AT) & bool(self.step_scale), nll / 2, nll)
+    def step(self, state: Any, inputs: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Any]:
+        positions = state.context.seen[:, None] + (weights != 0).cumsum(1) - 1
+        nll, state = super().step(state, inputs, labels, weights)
+        return torch.where((positions % self.EVERY == self.AT) & bool(self.step_scale), nll / 2, nll), state
 
 
 class PeeksAtRepeats(StaticReader):
     """Looks one token ahead, and gives itself a better score where that repeats the one to be scored."""
 
-    def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        nll = super()._read(inputs, labels, weights)
+    def step(self, state: Any, inputs: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Any]:
+        nll, state = super().step(state, inputs, labels, weights)
         repeats = F.pad((labels[:, 1:] == labels[:, :-1]) & (weights[:, 1:] != 0), (0, 1))
-        return torch.where(repeats & bool(self.step_scale), nll / 2, nll)
+        return torch.where(repeats & bool(self.step_scale), nll / 2, nll), state
 
 
 class DividesByTheBatch(FastWeightReader):
     """Divides each gradient by the weights of the batch, as the published normaliser does."""
 
-    def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        return super()._read(inputs, labels, weights * weights.shape[1] / weights.sum())
+    def step(self, state: Any, inputs: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Any]:
+        return super().step(state, inputs, labels, weights * weights.shape[1] / weights.sum())
 
 
 class LooksAtMates(StaticReader):
     """Lets a trace of the other rows into a score; far less than any limit but 0."""
 
-    def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        nll = super()._read(inputs, labels, weights)
-        return nll + 1e-9 * self.step_scale * (nll.mean(0) - nll)
+    def step(self, state: Any, inputs: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Any]:
+        nll, state = super().step(state, inputs, labels, weights)
+        return nll + 1e-9 * self.step_scale * (nll.mean(0) - nll), state
 
 
 class AdaptsInPlace(StaticReader):
     """Learns by changing its model."""
 
-    def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        nll = super()._read(inputs, labels, weights)
+    def step(self, state: Any, inputs: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Any]:
+        nll, state = super().step(state, inputs, labels, weights)
         counts = torch.bincount(labels.flatten(), minlength=self.model.vocab_size)
         self.model.unembedding.weight.mul_(1 + 1e-4 * counts[:, None])
-        return nll
+        return nll, state
 
 
 class Rolls(StaticReader):
     """Adds a little noise."""
 
-    def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        return super()._read(inputs, labels, weights) + 1e-6 * torch.rand(labels.shape)
+    def step(self, state: Any, inputs: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Any]:
+        nll, state = super().step(state, inputs, labels, weights)
+        return nll + 1e-6 * torch.rand(labels.shape), state
+
+
+class CountingState(NamedTuple):
+    """The model's context, and how often each token came: (B, V)."""
+
+    context: Context
+    counts: Tensor
 
 
 class AddsWithoutNormalising(StaticReader):
     """Makes what it has read more likely, and nothing less so."""
 
-    def _start(self) -> None:
-        super()._start()
-        self.counts = torch.zeros(1, self.model.vocab_size, dtype=torch.float64)
-
-    def _expand(self, rows: int) -> None:
-        super()._expand(rows)
-        self.counts = self.counts.expand(rows, -1)
+    def initial_state(self, rows: int) -> Any:
+        counts = torch.zeros(rows, self.model.vocab_size, dtype=torch.float64)
+        return CountingState(Context.empty(rows, self.model.device), counts)
 
     @property
     def bonus(self) -> float:
         return 0.1 * self.step_scale
 
-    def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        nll = super()._read(inputs, labels, weights)
+    def step(self, state: Any, inputs: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Any]:
+        nll, after = super().step(state, inputs, labels, weights)
         ones = F.one_hot(labels, self.model.vocab_size) * weights[..., None]
-        counts = torch.cat([self.counts[:, None], ones], 1).cumsum(1)
-        self.counts = counts[:, -1]
-        return nll - self.bonus * counts[:, :-1].gather(2, labels[..., None])[..., 0]
+        counts = torch.cat([state.counts[:, None], ones], 1).cumsum(1)
+        bonus = self.bonus * counts[:, :-1].gather(2, labels[..., None])[..., 0]
+        return nll - bonus, CountingState(after.context, counts[:, -1])
 
     def next_log_probs(self) -> Tensor:
-        return super().next_log_probs() + self.bonus * self.counts
-
-    def _tensors(self) -> dict[str, Tensor]:
-        return super()._tensors() | {"counts": self.counts.clone()}
-
-    def _restore(self, tensors: dict[str, Tensor]) -> None:
-        super()._restore(tensors)
-        self.counts = tensors["counts"]
+        return super().next_log_probs() + self.bonus * self.state.counts
 
 
 class ForgetsAfterCalls(StaticReader):
     """Begins each call without a context."""
 
-    def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        nll = super()._read(inputs, labels, weights)
-        self.context = Context.empty(len(labels), labels.device)
-        return nll
+    def step(self, state: Any, inputs: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Any]:
+        nll, _ = super().step(state, inputs, labels, weights)
+        return nll, StaticState(Context.empty(len(labels), labels.device))
 
 
 class ReadsPadding(StaticReader):
     """Attends to padding as if it were text."""
 
-    def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        return super()._read(inputs, labels, torch.ones_like(weights))
+    def step(self, state: Any, inputs: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Any]:
+        return super().step(state, inputs, labels, torch.ones_like(weights))
 
 
 class IgnoresStepScale(FastWeightReader):
@@ -170,7 +159,7 @@ class RemembersAfterReset(FastWeightReader):
     """Keeps its fast weights from one document to the next."""
 
     def reset(self, *, carry: bool = False) -> None:
-        super().reset(carry=carry or hasattr(self, "state"))
+        super().reset(carry=carry or hasattr(self, "_now"))
 
 
 class ForksItself(FastWeightReader):
@@ -186,19 +175,18 @@ class ForksItself(FastWeightReader):
 class SavesTooLittle(FastWeightReader):
     """Leaves what it has learned out of its state."""
 
-    state: FastWeightState
-
-    def _restore(self, tensors: dict[str, Tensor]) -> None:
-        learned = self.state
-        super()._restore(tensors)
-        self.state = learned
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        learned = self.state.block
+        super().load_state_dict(tensors)
+        self.state = self.state._replace(block=learned)
 
 
 class Boasts(StaticReader):
     """Says that it was hardly surprised."""
 
-    def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        return super()._read(inputs, labels, weights) / 50
+    def step(self, state: Any, inputs: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Any]:
+        nll, state = super().step(state, inputs, labels, weights)
+        return nll / 50, state
 
 
 class HidesTokens(StaticReader):
@@ -211,7 +199,7 @@ class HidesTokens(StaticReader):
 class GivesUp(StaticReader):
     """Raises where it should read."""
 
-    def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    def step(self, state: Any, inputs: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Any]:
         raise RuntimeError("out of patience \ud800")
 
 

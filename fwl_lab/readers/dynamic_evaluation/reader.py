@@ -338,7 +338,10 @@ class DynamicEvaluationReader(Reader):
         """Go on where another reader of the same kind and model stood."""
         if (theirs := int(tensors.get("segment", torch.tensor(self.segment)))) != self.segment:
             raise ValueError(f"the state was saved with segments of {theirs} tokens, not {self.segment}.")
-        super().load_state_dict(tensors)
+        try:
+            super().load_state_dict(tensors)
+        except ValueError as error:
+            raise ValueError(f"{error} Load it into a reader of the same `parameters`.") from None
 
 
 def _leaves(state: DynamicEvaluationState, rows: list[int]) -> dict[str, Tensor]:

@@ -276,9 +276,9 @@ class Skipping(DynamicEvaluationReader):
 
     skipped, count = -1, 0
 
-    def _step(self, document: Any, gradients: Any) -> None:
+    def _update(self, *arguments: Any) -> None:
         if self.count != self.skipped:
-            super()._step(document, gradients)
+            super()._update(*arguments)
         self.count += 1
 
 

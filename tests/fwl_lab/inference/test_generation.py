@@ -85,8 +85,11 @@ def test_frozen_weights_do_not_decay_at_an_inner_batch_s_end() -> None:
         expected = frozen.next_log_probs()
         nll = frozen.read(token).nll
         torch.testing.assert_close(nll, -expected.gather(1, token), rtol=0, atol=1e-12)
-    assert torch.equal(frozen.state.pending["W1"], reader.state.pending["W1"])
-    assert torch.equal(frozen.state.seen, reader.state.seen) and int(frozen.context.seen[0]) == 6 * INNER_BATCH + 4
+    assert torch.equal(frozen.state.block.pending["W1"], reader.state.block.pending["W1"])
+    assert (
+        torch.equal(frozen.state.block.seen, reader.state.block.seen)
+        and int(frozen.state.context.seen[0]) == 6 * INNER_BATCH + 4
+    )
 
 
 def test_a_frozen_cache_is_looked_into_and_takes_in_no_more() -> None:
@@ -94,11 +97,11 @@ def test_a_frozen_cache_is_looked_into_and_takes_in_no_more() -> None:
     reader = NeuralCacheReader(model, size=CACHE, theta=7.0, interpolation=0.4)
     reader.read(PROMPT)
     frozen = reader.without_learning()
-    pairs, scores, predicted = frozen.cache, [], []
+    pairs, scores, predicted = frozen.state.cache, [], []
     for token in following.split(1, 1):
         predicted.append(-frozen.next_log_probs().gather(1, token))
         scores.append(frozen.read(token).nll)
-    assert frozen.cache is pairs
+    assert frozen.state.cache is pairs
     torch.testing.assert_close(torch.cat(scores, 1), torch.cat(predicted, 1), rtol=0, atol=1e-12)
     at_once = reader.without_learning().read(following).nll
     torch.testing.assert_close(at_once, torch.cat(scores, 1), rtol=0, atol=1e-12)
@@ -190,14 +193,14 @@ def test_a_seed_is_all_that_chance_depends_on() -> None:
 
 def ending(model_reader: Reader, at: Tensor) -> Reader:
     """The reader, made to expect end-of-text wherever it has read one of `at`; else never."""
-    end, logits = end_of_text(model_reader.model), model_reader._logits
+    end, logits = end_of_text(model_reader.model), model_reader.logits
 
-    def chosen(last: Tensor) -> Tensor:
-        out = logits(last)
+    def chosen(state: Any, last: Tensor) -> Tensor:
+        out = logits(state, last)
         out[:, end] = torch.where(torch.isin(last[:, 0], at), 1e3, -1e3)
         return out
 
-    model_reader._logits = chosen
+    model_reader.logits = chosen
     return model_reader
 
 
@@ -216,7 +219,7 @@ def test_rows_end_with_their_own_end_of_text() -> None:
     # What follows a row's end is padding: the reader stands at the end-of-text token.
     alone = StaticReader(model)
     alone.read(torch.cat([tokens[:1], out.tokens[:1, : stop + 2]], 1))
-    del out.reader._logits
+    del out.reader.logits
     torch.testing.assert_close(out.reader.next_log_probs()[:1], alone.next_log_probs(), rtol=0, atol=1e-12)
     on = generate(ending(StaticReader(model), free[0, stop : stop + 1]), tokens, 12, temperature=0.0, stop=False)
     assert on.lengths.tolist() == [12, 12] and int(on.tokens[0, stop + 1]) == end

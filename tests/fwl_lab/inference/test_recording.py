@@ -49,7 +49,7 @@ def in_force(reader: FastWeightReader) -> dict[str, np.ndarray]:
     """Δθ with which the next token will be scored: where an inner batch begins, what is retained of it."""
     now = reader.fast_weights()
     every = reader.block.rule.inner_batch
-    keep = reader.block.retention(now) if every is not None and int(reader.state.seen[0]) % every == 0 else None
+    keep = reader.block.retention(now) if every is not None and int(reader.seen[0]) % every == 0 else None
     return {name: (w if keep is None else w * keep.detach()[0])[0].numpy() for name, w in now.items()}
 
 

@@ -210,14 +210,14 @@ def test_nothing_is_read_for_a_path_that_cannot_be_written(model: LanguageModel,
 class Fails(StaticReader):
     """Gives up in its second document."""
 
-    def _start(self) -> None:
-        super()._start()
+    def reset(self, *, carry: bool = False) -> None:
+        super().reset(carry=carry)
         self.documents = getattr(self, "documents", 0) + 1
 
-    def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    def step(self, state: Any, inputs: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Any]:
         if self.documents > 3:  # made, score() has reset it, two documents
             raise FloatingPointError("the score of token 3 is nan")
-        return super()._read(inputs, labels, weights)
+        return super().step(state, inputs, labels, weights)
 
 
 def test_an_error_leaves_no_observer_and_what_was_read(model: LanguageModel, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_a_subset_adapts_exactly_what_it_names(parameters: str, family: str) -> 
     moved = {name for name, delta in whole.fast_weights().items() if bool(delta.any())}
     assert {name for name, delta in deltas.items() if bool(delta.any())} >= moved & set(names) != set()
     assert given == [tuple(model.get_parameter(name).shape) for name in names]
-    assert {key for key in reader.state_dict() if ".weights." in key} == {f"0.weights.{name}" for name in names}
+    assert {key for key in reader.state_dict() if ".weights." in key} == {f"state.weights.{name}" for name in names}
     configuration = reader.configuration()
     assert configuration["parameters"] == parameters
     assert configuration.get("adapted", names) == names
@@ -119,7 +119,7 @@ def test_a_state_of_another_subset_is_refused(parameters: str) -> None:
     reader = make_reader(model, parameters)
     reader.read(tokens)
     for other in ("all", "mlp", "lora:3"):
-        with pytest.raises(ValueError, match="load it into a reader of the same `parameters`"):
+        with pytest.raises(ValueError, match="Load it into a reader of the same `parameters`"):
             make_reader(model, other).load_state_dict(reader.state_dict())
 
 

@@ -1,13 +1,14 @@
 """No score depends on the future, on batch mates, on padding or on how a document was cut; the checks can fail."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fwl_lab import FastWeightReader, FastWeightState, StaticReader
-from fwl_lab.models.context import Context
+from fwl_lab import FastWeightReader, StaticReader
 from tests.helpers.contract import (
     check_batch,
     check_causality,
@@ -111,46 +112,41 @@ def test_batch_mates_and_padding_change_nothing(name: str, family: str) -> None:
 class PeeksAhead(StaticReader):
     """Lets a trace of the token after next into a score."""
 
-    def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        return super()._read(inputs, labels, weights) + 1e-12 * labels.roll(-1, 1)
+    def step(self, state: Any, inputs: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Any]:
+        nll, state = super().step(state, inputs, labels, weights)
+        return nll + 1e-12 * labels.roll(-1, 1), state
 
 
 class LearnsFirst(FastWeightReader):
     """Learns from each token's own label before it scores the token."""
 
-    context: Context
-    state: FastWeightState
-
-    def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        context, last = self.context, self.state
-        super()._read(inputs, labels, weights)
-        learned, self.context = self.state, context
-        nll = self.model.block(self.model.read(inputs, context)[0], labels, weights, learned).nll
-        self.state = last
-        super()._read(inputs, labels, weights)
-        return nll
+    def step(self, state: Any, inputs: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Any]:
+        _, after = super().step(state, inputs, labels, weights)
+        residual, _ = self.model.read(inputs, state.context)
+        return self.model.block(residual, labels, weights, after.block).nll, after
 
 
 class LooksAtBatchMates(StaticReader):
     """Subtracts a little of the mean over the batch."""
 
-    def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        nll = super()._read(inputs, labels, weights)
-        return nll - 1e-9 * nll.mean()
+    def step(self, state: Any, inputs: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Any]:
+        nll, state = super().step(state, inputs, labels, weights)
+        return nll - 1e-9 * nll.mean(), state
 
 
 class ForgetsBetweenCalls(StaticReader):
     """Counts tokens from the start of the call."""
 
-    def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        return super()._read(inputs, labels, weights) + 1e-9 * torch.arange(inputs.shape[1])
+    def step(self, state: Any, inputs: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Any]:
+        nll, state = super().step(state, inputs, labels, weights)
+        return nll + 1e-9 * torch.arange(inputs.shape[1]), state
 
 
 class ReadsPadding(StaticReader):
     """Attends to padding as if it were text."""
 
-    def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        return super()._read(inputs, labels, torch.ones_like(weights))
+    def step(self, state: Any, inputs: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Any]:
+        return super().step(state, inputs, labels, torch.ones_like(weights))
 
 
 def leaky(kind: type[StaticReader] | type[FastWeightReader]) -> MakeReader:

@@ -57,10 +57,10 @@ def test_padding_is_not_cached_and_no_row_keeps_more_than_size() -> None:
     reader = NeuralCacheReader(model, size=CACHE)
     for part, w in zip(tokens.split(9, 1), weights.split(9, 1), strict=True):
         reader.read(part, w)
-        assert reader.cache.labels.shape[1] <= CACHE and reader.cache.keys.shape[1] <= CACHE
-    assert torch.equal(reader.cache.labels[0], tokens[0, -CACHE:])
-    assert torch.equal(reader.cache.labels[1], tokens[1, weights[1] != 0][-CACHE:])
-    norms = reader.cache.keys.norm(dim=2)
+        assert reader.state.cache.labels.shape[1] <= CACHE and reader.state.cache.keys.shape[1] <= CACHE
+    assert torch.equal(reader.state.cache.labels[0], tokens[0, -CACHE:])
+    assert torch.equal(reader.state.cache.labels[1], tokens[1, weights[1] != 0][-CACHE:])
+    norms = reader.state.cache.keys.norm(dim=2)
     torch.testing.assert_close(norms, torch.ones_like(norms), rtol=0, atol=1e-6)
 
 
@@ -114,7 +114,7 @@ def test_a_model_in_bf16_keeps_its_pairs_in_float32() -> None:
     model, tokens = make_model("mistral", torch.bfloat16), make_tokens(1, 50)
     reader = NeuralCacheReader(model, theta=20.0)
     nll = reader.read(tokens).nll
-    assert (nll.dtype, reader.cache.keys.dtype) == (torch.float32, torch.float32)
+    assert (nll.dtype, reader.state.cache.keys.dtype) == (torch.float32, torch.float32)
     expected = oracle(model, tokens[0], 2000, 20.0, reader.interpolation)
     torch.testing.assert_close(nll[0].double(), expected, rtol=0, atol=0.2)  # bf16; worst seen: 0.06
 

@@ -1,6 +1,5 @@
 """Dynamic evaluation of many documents at once: the numbers of one at a time."""
 
-import copy
 import gc
 import weakref
 from typing import Any
@@ -11,9 +10,11 @@ from torch import Tensor, nn
 
 from fwl_lab import DynamicEvaluationReader, DynamicEvaluationSGD, LanguageModel
 from fwl_lab.ops.observer import Deltas, Observer
+from fwl_lab.ops.state import expand_rows
 from fwl_lab.readers.dynamic_evaluation import reader as dynamic_evaluation
 from fwl_lab.readers.dynamic_evaluation.batched import Together
-from fwl_lab.readers.dynamic_evaluation.state import Copies
+from fwl_lab.readers.dynamic_evaluation.reader import _leaves
+from fwl_lab.readers.dynamic_evaluation.state import DynamicEvaluationState, RowOptimizers, take_step
 from tests.helpers.models import FAMILIES, SEGMENT, WINDOW, make_model, make_tokens, rms, sgd
 
 
@@ -126,10 +127,10 @@ def test_groups_are_as_large_as_memory_allows(groups: list[int], monkeypatch: py
     alone = read_alone(model, tokens, sgd, SEGMENT)
     largest = max(p.numel() for p in model.parameters())
     for limits, sizes in (
-        ({"LOGITS_AT_ONCE": 2 * SEGMENT * model.vocab_size}, [2, 2, 2, 2]),  # and two groups of one, read as ever
-        ({"WEIGHTS_AT_ONCE": {"cpu": 3 * largest}}, [3, 2, 3, 2]),
-        ({"WEIGHTS_AT_ONCE": {"cpu": 1}}, []),
-        ({"WEIGHTS_AT_ONCE": {}}, [5, 5]),
+        ({"LOGITS_TOGETHER": 2 * SEGMENT * model.vocab_size}, [2, 2, 2, 2]),  # and two groups of one, read as ever
+        ({"WEIGHTS_TOGETHER": {"cpu": 3 * largest}}, [3, 2, 3, 2]),
+        ({"WEIGHTS_TOGETHER": {"cpu": 1}}, []),
+        ({"WEIGHTS_TOGETHER": {}}, [5, 5]),
     ):
         groups.clear()
         with monkeypatch.context() as patch:
@@ -155,36 +156,49 @@ def test_observers_see_every_row_of_an_update() -> None:
         assert torch.equal(delta, reader.fast_weights()[name])
 
 
-def test_copies_share_a_stack_that_an_optimizer_steps_row_by_row() -> None:
-    slow: dict[str, Tensor] = {"w": nn.Parameter(torch.arange(6.0).view(2, 3))}
-    copies = Copies(slow, lambda p: torch.optim.SGD(p, 1.0))
-    copies.expand(3)
-    copies.documents[1].step([torch.ones(2, 3)], 0.5)
-    expected = torch.arange(6.0).view(1, 2, 3).repeat(3, 1, 1)
+def test_documents_share_a_stack_that_an_optimizer_steps_row_by_row() -> None:
+    model = make_model("mistral")
+    reader = DynamicEvaluationReader(model, lambda p: torch.optim.SGD(p, 1.0), SEGMENT, "norm")
+    state = expand_rows(reader.initial_state(1), 3)
+    assert isinstance(state, DynamicEvaluationState)
+    name = next(iter(state.weights))
+    own, optimizer = reader._optimizers_of(state)[1]
+    take_step(list(own.values()), optimizer, [torch.ones_like(w) for w in own.values()], 0.5)
+    expected = reader.slow_weights()[name].repeat(3, 1)
     expected[1] -= 0.5
-    assert torch.equal(copies.stack["w"], expected)
-    assert torch.equal(copies.leaves([0, 2])["w"], expected[[0, 2]])
-    neighbours = copies.leaves([1, 2])["w"]
-    assert torch.equal(neighbours, expected[1:])
-    assert neighbours.untyped_storage().data_ptr() == copies.stack["w"].untyped_storage().data_ptr()
+    torch.testing.assert_close(state.weights[name], expected)
+    assert torch.equal(_leaves(state, [0, 2])[name], state.weights[name][[0, 2]])
+    neighbours = _leaves(state, [1, 2])[name]
+    assert torch.equal(neighbours, state.weights[name][1:])
+    assert neighbours.untyped_storage().data_ptr() == state.weights[name].untyped_storage().data_ptr()
 
 
 @pytest.mark.parametrize("rule", [sgd, rms], ids=["sgd", "rms"])
 def test_documents_share_what_their_optimizers_never_change(rule: Any) -> None:
-    slow: dict[str, Tensor] = {"w": nn.Parameter(torch.arange(6.0).view(2, 3))}
-    copies = Copies(slow, rule)
-    copies.expand(3)
-    first, *others = (next(iter(d.optimizer.state.values())) for d in copies.documents)
-    assert torch.equal(first["theta0"], slow["w"])
+    theta0 = [torch.arange(6.0).view(2, 3).requires_grad_()]
+    rows = RowOptimizers(theta0, rule(theta0))
+    weights = [[theta0[0].detach().clone().requires_grad_()] for _ in range(3)]
+    optimizers = [rows.over(own, {}) for own in weights]
+    first, *others = (optimizer.state[own[0]] for own, optimizer in zip(weights, optimizers, strict=True))
+    assert torch.equal(first["theta0"], theta0[0])
     for state in others:
         assert all(state[name] is constant for name, constant in first.items())
-    copies.documents[1].step([torch.ones(2, 3)], 1.0)
-    assert torch.equal(first["theta0"], slow["w"]) and not torch.equal(copies.stack["w"][1], slow["w"])
-    twin = copy.deepcopy(copies)
-    copies.documents[0].step([torch.ones(2, 3)], 1.0)
-    assert torch.equal(twin.stack["w"][0], slow["w"])
-    twin.documents[0].step([torch.ones(2, 3)], 1.0)
-    assert torch.equal(twin.stack["w"], copies.stack["w"])
+    take_step(weights[1], optimizers[1], [torch.ones(2, 3)], 1.0)
+    assert torch.equal(first["theta0"], theta0[0]) and not torch.equal(weights[1][0], theta0[0])
+    assert torch.equal(weights[0][0], theta0[0]) and rows.kept(weights[1], optimizers[1]) == {}
+
+
+def test_an_optimizers_own_tensors_go_along_with_the_document() -> None:
+    theta0 = [torch.zeros(2, 3, requires_grad=True)]
+    rows = RowOptimizers(theta0, torch.optim.SGD(theta0, 1.0, momentum=0.5))
+    weights = [[torch.zeros(2, 3, requires_grad=True)] for _ in range(2)]
+    optimizer = rows.over(weights[0], {})
+    take_step(weights[0], optimizer, [torch.ones(2, 3)], 1.0)
+    kept = rows.kept(weights[0], optimizer)
+    assert kept.keys() == {"0.momentum_buffer"} and torch.equal(kept["0.momentum_buffer"], torch.ones(2, 3))
+    take_step(weights[1], rows.over(weights[1], kept), [torch.zeros(2, 3)], 1.0)
+    assert torch.equal(weights[1][0], torch.full((2, 3), -0.5))  # half of the step before goes on
+    assert torch.equal(kept["0.momentum_buffer"], torch.ones(2, 3)), "the other document's own was changed"
 
 
 @pytest.mark.parametrize("parameters", ["all", "norm", "lora:2"])

@@ -157,8 +157,9 @@ def test_what_is_no_text_is_told_and_typing_goes_on(pad):
 
 def test_a_reader_that_breaks_leaves_the_others(model):
     class Broken(fwl_lab.StaticReader):
-        def _read(self, inputs, labels, weights):
-            return super()._read(inputs, labels, weights) * float("nan")
+        def step(self, state, inputs, labels, weights):
+            nll, state = super().step(state, inputs, labels, weights)
+            return nll * float("nan"), state
 
     pad = LivePad(model, readers={"broken": Broken(model.base)})
     with pytest.raises(ValueError, match="broken: the score of token 0"):
@@ -181,10 +182,10 @@ def test_cancelling_stops_the_reading(model):
     began, go_on = threading.Event(), threading.Event()
 
     class Slow(fwl_lab.StaticReader):
-        def _read(self, inputs, labels, weights):
+        def step(self, state, inputs, labels, weights):
             began.set()
             go_on.wait(60)
-            return super()._read(inputs, labels, weights)
+            return super().step(state, inputs, labels, weights)
 
     pad = LivePad(model, readers={"slow": Slow(model.base)})
     pad.settings = pad.settings | {"readers": ["base", "slow"]}
