@@ -102,9 +102,9 @@ def test_refusals_and_commands_are_told_in_words(open_notebook, page, serious_vi
     view.get_by_label("held", exact=True).uncheck()
     view.get_by_label("FWL", exact=True).check()
     copy.click()
-    expect(view.locator(".fwl-command pre")).to_contain_text("python -m widgets.report.render")
+    expect(view.locator(".fwl-command pre")).to_contain_text("python -m widgets.report")
     copied = page.evaluate("() => navigator.clipboard.readText()")
-    assert copied == notebook.ask("console.command()") and copied.count("widgets.report.render") == 2
+    assert copied == notebook.ask("console.command()") and copied.count("widgets.report") == 2
     assert notebook.ask("texts[0].name") in shlex.split(copied)
     look(notebook, view, serious_violations, "command")
 

@@ -58,7 +58,7 @@ SCALE = 0.003  # of the steps: gains of some tenths of a nat, as a trained model
 @pytest.fixture(autouse=True)
 def _no_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a reading costs takes longer to measure than these readings take."""
-    monkeypatch.setattr("fwl_lab.inference.score.cost_of_reading", lambda reader, ids: (1.0, None))
+    monkeypatch.setattr("fwl_lab.inference.read_loop.cost_of_reading", lambda reader, ids: (1.0, None))
 
 
 @lru_cache  # nothing changes a model
@@ -179,7 +179,7 @@ def with_rule(monkeypatch: pytest.MonkeyPatch, kind: type[Reader], nodes: int) -
 
 @pytest.mark.parametrize("rule", RULES)
 def test_each_share_is_that_of_the_oracle(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_rule(monkeypatch, FastWeightReader, 40)
+    with_rule(monkeypatch, "block", 40)
     model, target = make(rule), 26
     trace = with_factors(rule)
     literal = Literal(model, DOCUMENTS[0], target)
@@ -223,7 +223,7 @@ class Dropping(FastWeightReader):
 
     dropped, at = -1, 0
 
-    def _scales(self, weights: Tensor) -> dict[str, Tensor]:
+    def _scales(self, state: Any, weights: Tensor) -> dict[str, Tensor]:
         scale = torch.ones_like(weights, dtype=torch.float64)
         if self.at <= self.dropped < self.at + weights.shape[1]:
             scale[0, self.dropped - self.at] = 0
@@ -286,7 +286,7 @@ class Skipping(DynamicEvaluationReader):
 def test_dynamic_evaluation_is_split_as_by_reading_again_with_scaled_updates(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with_rule(monkeypatch, DynamicEvaluationReader, 3)
+    with_rule(monkeypatch, "model", 3)
     model, target = make_text_model(family, torch.float64), 4 * SEGMENT + 7  # beyond the reach of its beginning
     reader = DynamicEvaluationReader(model, sgd, SEGMENT)
     text = Document("long", DOCUMENTS[1].text + DOCUMENTS[0].text)
@@ -318,7 +318,7 @@ def test_dynamic_evaluation_is_split_as_by_reading_again_with_scaled_updates(
     assert np.abs(shares).min() > 1e-4
     np.testing.assert_allclose(found["share"].values, shares, atol=1e-7)
     # Three nodes are few; cut into stretches, the path's shares sum to the gain.
-    monkeypatch.setitem(receipts.RULES, DynamicEvaluationReader, Rule(3, 1e-6, 600))
+    monkeypatch.setitem(receipts.RULES, "model", Rule(3, 1e-6, 600))
     more = receipt(model, trace, target, "sgd", readers={"sgd": reader}, leave_one_out=0)
     assert abs(more.attrs["residual"]) <= 1e-6 and abs(more.attrs["gain"]) > 0.01
     for j in np.flatnonzero(np.isfinite(found["held"].values)).tolist():
@@ -388,7 +388,7 @@ def odd() -> tuple[LanguageModel, xr.Dataset]:
     """A document that the bundled model finds so odd that 16 nodes missed the gains by up to 0.2 nats."""
     model = load_model("bundled")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fwl_lab.inference.score.cost_of_reading", lambda reader, ids: (1.0, None))
+        patch.setattr("fwl_lab.inference.read_loop.cost_of_reading", lambda reader, ids: (1.0, None))
         return model, score(model, [ODD], make_readers(model, ["static", "fwl"]), Recorder(top=0), progress=False)
 
 
@@ -404,7 +404,7 @@ def test_receipts_of_an_odd_document_sum_to_its_gains(odd: tuple[LanguageModel, 
 
 def test_what_does_not_sum_is_told(odd: tuple[LanguageModel, xr.Dataset], monkeypatch: pytest.MonkeyPatch) -> None:
     model, trace = odd
-    monkeypatch.setitem(receipts.RULES, FastWeightReader, Rule(16, 1e-4, 16))
+    monkeypatch.setitem(receipts.RULES, "block", Rule(16, 1e-4, 16))
     with pytest.warns(UserWarning, match=r"shares of token 60 miss its gain by up to .* after 16 evaluations"):
         one = receipt(model, trace, 60, leave_one_out=0, replay=False)
     assert abs(one.attrs["residual"]) > 0.01
@@ -560,7 +560,7 @@ def test_a_source_is_the_same_token_the_same_word_or_another() -> None:
 
 
 def test_a_segment_is_as_near_as_its_nearest_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    with_rule(monkeypatch, DynamicEvaluationReader, 1)
+    with_rule(monkeypatch, "model", 1)
     model = make_text_model("mistral", torch.float64)
     reader = DynamicEvaluationReader(model, sgd, SEGMENT)
     trace = score(model, DOCUMENTS[:1], {"base": StaticReader(model), "sgd": reader}, progress=False)

@@ -214,7 +214,7 @@ def test_a_write_that_fails_leaves_the_old_checkpoint(tmp_path: Path, monkeypatc
     tensors, metadata = read_tensors(path)
     assert "weights.block.W1" in tensors and "optimizer.block.W1.exp_avg" in tensors and "run" in metadata
     with monkeypatch.context() as patch:
-        patch.setattr("fwl_lab.models.loading.save_file", half_a_file)
+        patch.setattr("fwl_lab.ops.tensor_files.save_file", half_a_file)
         with pytest.raises(OSError, match="no space left"):
             write_tensors({"x": torch.ones(1)}, path)
     assert path.read_bytes() == whole

@@ -221,14 +221,14 @@ def test_the_command_asks_the_notebook_for_the_same(tmp_path):
     console = RunConsole(bundled, [first, second, Document("own", "text")], path=tmp_path)
     line = asked(console, "command")[0]["line"]
     words = shlex.split(line)
-    assert words[:5] == ["python", "-m", "widgets.report.render", NOTEBOOK, str(tmp_path / "report")]
+    assert words[:5] == ["python", "-m", "widgets.report", NOTEBOOK, str(tmp_path / "report")]
     asked_for = dict(zip(words[6::3], words[7::3], strict=True))
     assert check_parameters(NOTEBOOK, asked_for) == {
         "model": "bundled", "document": first.name, "device": "cpu", "max_tokens": 4096,
         "readers": ["base", "static", "dynamic_evaluation", "fwl"],
     }  # fmt: skip
     both = asked(console, "command", settings=console.settings | {"documents": [0, 1], "max_tokens": None})[0]["line"]
-    assert both.count("widgets.report.render") == 2 and " && " in both and shlex.quote(second.name) in both
+    assert both.count("widgets.report") == 2 and " && " in both and shlex.quote(second.name) in both
     refused = asked(console, "command", settings=console.settings | {"documents": [2]})[0]["error"]
     assert "'own' is not in the test split" in refused and "corpus=folder" in refused
     refused = asked(console, "command", settings=console.settings | {"readers": ["base", "static"]})[0]["error"]
