@@ -112,10 +112,9 @@ class ModelPaths:
                 reader.read(self.ids[None, at:begin])
                 at = begin
             twin = reader.fork()
-            # Nothing is learned from a segment that is read with a step scale of 0.
-            twin.step_scale = 0.0
+            twin.learning = False
             twin.read(self.ids[None, begin : begin + self.segment])
-            twin.step_scale = self.reader.step_scale
+            twin.learning = True
             found[index] = float(twin.read(self.ids[None, begin + self.segment : place + 1]).nll[0, -1])
         return found
 

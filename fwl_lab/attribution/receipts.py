@@ -14,6 +14,7 @@ import json
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import xarray as xr
@@ -36,29 +37,32 @@ from fwl_lab.attribution.summary import (
     source_lengths,
 )
 from fwl_lab.models.language_model import LanguageModel
-from fwl_lab.readers import DynamicEvaluationReader, FastWeightReader, Reader
-from fwl_lab.readers.rebuild import reader_of
-from fwl_lab.trace import schema as schema
+from fwl_lab.readers.base import Reader
+from fwl_lab.readers.dynamic_evaluation.reader import DynamicEvaluationReader
+from fwl_lab.readers.fast_weights import FastWeightReader
+from fwl_lab.readers.rebuild import Given, reader_of
+from fwl_lab.trace import schema
 from fwl_lab.trace.arrays import text_array
+from fwl_lab.trace.lookup import default_reader, reader_facts, reader_names
 
-RULES: dict[type[Reader], Rule] = {FastWeightReader: block_paths.RULE, DynamicEvaluationReader: model_paths.RULE}
+RULES: dict[str, Rule] = {"block": block_paths.RULE, "model": model_paths.RULE}  # by `Reader.learns`
 
 
 def receipt(
     model: LanguageModel,
     trace: xr.Dataset,
     token: int,
-    reader: str = "fwl",
+    reader: str | None = None,
     *,
     tolerance: float | None = None,
     leave_one_out: int = 8,
     replay: bool = True,
-    readers: Mapping[str, Reader] | None = None,
+    readers: Mapping[str, Given] | None = None,
 ) -> xr.Dataset:
     """Split the gain of one token over what it was learned from.
 
-    The gain is the NLL at θ₀ (the trace's reader "static", for dynamic evaluation "base", or computed where the trace
-    has none) minus the trace's NLL under adaptation.
+    The gain is the NLL at θ₀ (of the trace's reader that stays there, or computed where the trace has none) minus the
+    trace's NLL under adaptation.
 
     Parameters
     ----------
@@ -68,8 +72,8 @@ def receipt(
         Where it holds the reader's factors (Recorder(factors=True)) they are used, else the document is read again.
     token : int
         Index in the trace.
-    reader : str
-        Of the trace: a FastWeightReader or a DynamicEvaluationReader.
+    reader : str, optional
+        Of the trace: a FastWeightReader or a DynamicEvaluationReader. None: see `fwl_lab.trace.lookup.default_reader`.
     tolerance : float, optional
         By how much the shares may miss the fall of the NLL along the path, nats: sizes summed over the stretches that
         it is cut into until they agree. None: 1e-4, for dynamic evaluation 5e-4. Infinite: it is not cut.
@@ -77,8 +81,9 @@ def receipt(
         For so many of the largest shares, of either sign, compute ``held`` and ``replay``.
     replay : bool
         False leaves ``replay`` out, which reads from each source to the target again.
-    readers : mapping from name to Reader, optional
-        The reader, where it was not set as the usual ones are (another optimizer, say). It stays as it is.
+    readers : mapping from name to Reader or factory, optional
+        The reader, or a function from the model to it, where the trace does not say all of how it was set (an optimizer
+        of torch's own, say). It stays as it is.
 
     Returns
     -------
@@ -113,24 +118,24 @@ def receipts_of(
     model: LanguageModel,
     trace: xr.Dataset,
     tokens: Sequence[int],
-    reader: str = "fwl",
+    reader: str | None = None,
     *,
     tolerance: float | None = None,
     leave_one_out: int = 8,
     replay: bool = True,
-    readers: Mapping[str, Reader] | None = None,
+    readers: Mapping[str, Given] | None = None,
 ) -> list[xr.Dataset]:
     """Receipts of several tokens, in their order; each document is read once for all of them. See :func:`receipt`."""
-    own = reader_of(model, trace, reader, readers)
+    reader, own = _reader(model, trace, reader, readers)
     indices = _indices(trace, tokens)
-    rule = RULES[type(own)] if tolerance is None else replace(RULES[type(own)], tolerance=tolerance)
+    rule = RULES[own.learns or ""] if tolerance is None else replace(RULES[own.learns or ""], tolerance=tolerance)
     if not rule.tolerance > 0 or leave_one_out < 0:
         raise ValueError(f"tolerance is {tolerance}, leave_one_out {leave_one_out}; expected above 0 nats, at least 0.")
     found: dict[int, xr.Dataset] = {}
     for first, group in _by_document(trace, own, indices).items():
         paths = _paths(own, trace, reader, first, max(group) + 1)
         for token in group:
-            slow = _slow_nll(model, trace, own, paths, token)
+            slow = _slow_nll(trace, own, paths, token)
             one = _split(trace, reader, paths, token, slow, rule)
             found[token] = _with_leave_one_out(one, trace, paths, leave_one_out, replay)
     return [found[token] for token in indices]
@@ -141,10 +146,10 @@ def add_receipts(
     model: LanguageModel,
     tokens: Sequence[int],
     *,
-    reader: str = "fwl",
+    reader: str | None = None,
     top: int = 10,
     tolerance: float | None = None,
-    readers: Mapping[str, Reader] | None = None,
+    readers: Mapping[str, Given] | None = None,
 ) -> xr.Dataset:
     """A trace that also holds the receipts of some tokens of a reader; those it held of others stay.
 
@@ -157,7 +162,8 @@ def add_receipts(
     found = receipts_of(
         model, trace, tokens, reader, tolerance=tolerance, leave_one_out=top, replay=False, readers=readers
     )
-    row = [str(name) for name in trace[schema.READER].values].index(reader)
+    reader = default_reader(trace) if reader is None else reader
+    row = reader_names(trace).index(reader)
     arrays = _empty(trace, top)
     for one in found:
         token = one.attrs["token"]
@@ -183,6 +189,22 @@ def add_receipts(
     return schema.validate(added, values=False)
 
 
+def _reader(
+    model: LanguageModel, trace: xr.Dataset, name: str | None, given: Mapping[str, Given] | None
+) -> tuple[str, Reader]:
+    """The reader whose receipts are asked for, as it was set."""
+    name = default_reader(trace) if name is None and isinstance(trace, xr.Dataset) else str(name)
+    found = None if given is None else given.get(name)
+    reader = found if isinstance(found, Reader) and found.learns is None else reader_of(model, trace, name, given)
+    if reader.learns is None:
+        raise ValueError(
+            f"reader {name!r} is a {type(reader).__name__}; receipts are of a FastWeightReader or a "
+            "DynamicEvaluationReader itself, whose updates they know how to drop. This trace's readers: "
+            f"{', '.join(reader_names(trace))}."
+        )
+    return name, reader
+
+
 def _indices(trace: xr.Dataset, tokens: Sequence[int]) -> list[int]:
     """The tokens asked for, of a trace that has them."""
     try:
@@ -200,7 +222,7 @@ def _by_document(trace: xr.Dataset, reader: Reader, tokens: Sequence[int]) -> di
     position, groups = trace[schema.POSITION].values, dict[int, list[int]]()
     for token in sorted(set(tokens)):
         start, first = token - int(position[token]), first_source(trace, token)
-        if first < start and isinstance(reader, DynamicEvaluationReader):
+        if first < start and reader.learns == "model":
             raise ValueError(
                 f"token {token} was read with weights carried over from earlier documents; receipts of dynamic "
                 "evaluation are of documents that begin at θ₀: score with carry=False."
@@ -210,20 +232,19 @@ def _by_document(trace: xr.Dataset, reader: Reader, tokens: Sequence[int]) -> di
 
 
 def _paths(reader: Reader, trace: xr.Dataset, name: str, first: int, stop: int) -> BlockPaths | ModelPaths:
-    if isinstance(reader, FastWeightReader):
-        return BlockPaths(reader, trace, name, first, stop)
-    assert isinstance(reader, DynamicEvaluationReader)
-    return ModelPaths(reader, trace, first, stop)
+    if reader.learns == "block":
+        return BlockPaths(cast(FastWeightReader, reader), trace, name, first, stop)
+    return ModelPaths(cast(DynamicEvaluationReader, reader), trace, first, stop)
 
 
-def _slow_nll(
-    model: LanguageModel, trace: xr.Dataset, reader: Reader, paths: BlockPaths | ModelPaths, token: int
-) -> float:
-    """NLL of a token at θ₀: the trace's own, where it holds the reader that stays there."""
-    name = "static" if reader.model is model and model.block is not None else schema.BASE
-    configurations = json.loads(trace.attrs[schema.READERS])
-    if configurations.get(name, {}).get("kind") == "StaticReader":
-        return float(trace[schema.NLL].sel({schema.READER: name}).values[token])
+def _slow_nll(trace: xr.Dataset, reader: Reader, paths: BlockPaths | ModelPaths, token: int) -> float:
+    """NLL of a token at θ₀: the trace's own, where it holds a reader that stays there, over the same model."""
+    block = reader.model.block is not None
+    others = json.loads(trace.attrs.get(schema.READER_HASHES, "{}"))  # readers of other weights, by name
+    for name, facts in reader_facts(trace).items():
+        window = facts.configuration.get("window")
+        if not facts.adapts and facts.block == block and window == reader.model.window and name not in others:
+            return float(trace[schema.NLL].sel({schema.READER: name}).values[token])
     return paths.slow(token)
 
 

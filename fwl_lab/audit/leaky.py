@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from fwl_lab.ops.observer import Observer
 from fwl_lab.readers.fast_weights import FastWeightReader, FastWeightReaderState
 
 
@@ -15,18 +16,29 @@ class LeakyReader(FastWeightReader):
     """
 
     label = "leaky FWL"
-    every_token = False
 
     def step(
         self, state: FastWeightReaderState, inputs: Tensor, labels: Tensor, weights: Tensor
     ) -> tuple[Tensor, FastWeightReaderState]:
         """Learn from each segment of a call, then score it."""
+        return self._leak(state, inputs, labels, weights, None)
+
+    def observe(
+        self, state: FastWeightReaderState, inputs: Tensor, labels: Tensor, weights: Tensor, observer: Observer
+    ) -> tuple[Tensor, FastWeightReaderState]:
+        """Do as `step` does, and tell what an honest reader would have expected, and what was learned."""
+        return self._leak(state, inputs, labels, weights, observer)
+
+    def _leak(
+        self, state: FastWeightReaderState, inputs: Tensor, labels: Tensor, weights: Tensor, observer: Observer | None
+    ) -> tuple[Tensor, FastWeightReaderState]:
         if not (self.learning and self.step_scale):
-            return super().step(state, inputs, labels, weights)
+            return self._learn(state, inputs, labels, weights, observer)
         found = []
-        for part in zip(*(x.split(self.update_every, 1) for x in (inputs, labels, weights)), strict=True):
-            residual, _ = self.model.read(part[0], state.context, part[2] != 0)
-            _, state = super().step(state, *part)
+        for start in range(0, labels.shape[1], self.update_every):
+            ids, own, weight = (x[:, start : start + self.update_every] for x in (inputs, labels, weights))
+            residual, _ = self.model.read(ids, state.context, weight != 0)
+            _, state = self._learn(state, ids, own, weight, observer)
             # Without labels the block scores by the state alone, which has seen these very labels.
-            found.append(self.model.nll(self.block(residual, None, part[2], state.block).hidden, part[1]))
+            found.append(self.model.nll(self.block(residual, None, weight, state.block).hidden, own))
         return torch.cat(found, 1), state

@@ -5,7 +5,6 @@ controls are readers and models of their own: `NeuralCacheReader` (learning, or 
 of the same size and training that never adapts (`load_model(folder, block="control")`, read by `StaticReader`).
 """
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -20,8 +19,9 @@ from fwl_lab.inference.read_loop import read_on
 from fwl_lab.inference.score import score
 from fwl_lab.models.language_model import LanguageModel
 from fwl_lab.readers import Reader, StaticReader
-from fwl_lab.trace import schema as schema
+from fwl_lab.trace import schema
 from fwl_lab.trace.arrays import text_array
+from fwl_lab.trace.lookup import encode_configurations, reader_configurations
 
 DONOR: Final = "donor"  # on `document`: index of the document whose fast weights the reader "wrong" carried
 
@@ -89,9 +89,9 @@ def wrong_document(
     wide = trace.reindex({schema.READER: text_array([schema.BASE, OWN, WRONG])})
     for name, values in ((schema.NLL, np.concatenate(nll)), (schema.SECONDS, seconds)):
         wide[name].loc[{schema.READER: WRONG}] = values
-    described = json.loads(trace.attrs[schema.READERS]) | {WRONG: configuration}
+    described = reader_configurations(trace) | {WRONG: configuration}
     wide = wide.assign_coords({DONOR: (schema.DOCUMENT, np.array(donors))})
-    return schema.validate(wide.assign_attrs({schema.READERS: json.dumps(described)}))
+    return schema.validate(wide.assign_attrs({schema.READERS: encode_configurations(described)}))
 
 
 def more_context(model: LanguageModel, factor: int = 2) -> StaticReader:

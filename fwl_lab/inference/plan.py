@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from fwl_lab.inference.recorder import Recorder, size_text
-from fwl_lab.readers import FastWeightReader, Reader
-from fwl_lab.trace import schema as schema
+from fwl_lab.readers.base import Reader
+from fwl_lab.trace import schema
 from fwl_lab.trace.arrays import Array
 
 ANCHOR = 4096  # tokens between two dense Δθ of a reader whose factors are kept
@@ -54,7 +54,13 @@ class Plan:
         vocabulary = min((reader.model.vocab_size for reader in readers.values()), default=recorder.top)
         if recorder.top > vocabulary:
             raise ValueError(f"top is {recorder.top}; expected at most {vocabulary}, the size of the vocabulary.")
-        factored = next((n for n, r in readers.items() if isinstance(r, FastWeightReader)), None)
+        factored = next((name for name, reader in readers.items() if reader.factors), None)
+        partial = next((name for name, reader in readers.items() if reader.every_token and not reader.factors), None)
+        if recorder.factors and factored is None and partial is not None:
+            raise ValueError(
+                f"the factors of reader {partial!r} would not add up to its Δθ; expected Recorder(factors=False, "
+                "snapshots_every=...), or a plain fast-weight reader before it."
+            )
         tokens, positions = {}, {}
         for name, reader in readers.items():
             every = reader.update_every or starts[-1] + 1
@@ -62,7 +68,7 @@ class Plan:
             positions[name] = np.concatenate(ends)  # tokens read of the document when the update is complete
             tokens[name] = np.concatenate([end + start - 1 for end, start in zip(ends, starts, strict=False)])
         # Where fast weights are carried on, a decay or a cap acts between documents too.
-        forgetful = any(isinstance(r, FastWeightReader) and r.block.forgets for r in readers.values())
+        forgetful = any(reader.forgets for reader in readers.values())
         between = starts[1:-1] - 1 if carry and forgetful else starts[:0]
         grid = np.unique(np.concatenate([*tokens.values(), between])).astype(np.int64)
         own = {name: np.isin(grid, tokens[name]) for name in readers}

@@ -12,10 +12,10 @@ from fwl_lab.corpora.documents import Document
 from fwl_lab.inference.plan import Plan
 from fwl_lab.inference.read_loop import Progress, Stopped, read_all
 from fwl_lab.inference.recorder import Recorder
-from fwl_lab.inference.skeleton import _another_model, attributes, make_skeleton, score_arrays, vocabulary_texts
+from fwl_lab.inference.skeleton import another_model, attributes, make_skeleton, score_arrays, vocabulary_texts
 from fwl_lab.models.language_model import LanguageModel, require_model
 from fwl_lab.readers import Reader
-from fwl_lab.trace import schema as schema
+from fwl_lab.trace import schema
 from fwl_lab.trace.writer import TraceWriter
 
 
@@ -89,7 +89,7 @@ def _check(model: Any, documents: Any, readers: Any, record: Any, max_tokens: An
     for name, reader in readers.items():
         if isinstance(reader, type) or not callable(getattr(reader, "read", None)):
             raise ValueError(f"readers[{name!r}] is {reader!r:.80}; expected a reader, such as StaticReader(model).")
-        theirs = _another_model(reader, model)
+        theirs = another_model(reader, model)
         if (
             theirs is not None
             and theirs.tokenizer is not model.tokenizer

@@ -12,12 +12,13 @@ from fwl_lab.corpora.documents import Document, corpus_hash
 from fwl_lab.inference.plan import Plan
 from fwl_lab.models.language_model import Encoding, LanguageModel
 from fwl_lab.readers import Reader
-from fwl_lab.trace import schema as schema
+from fwl_lab.trace import schema
 from fwl_lab.trace.arrays import Array, text_array
+from fwl_lab.trace.lookup import encode_configurations
 from fwl_lab.trace.provenance import provenance
 
 
-def _another_model(reader: Any, model: LanguageModel) -> LanguageModel | None:
+def another_model(reader: Any, model: LanguageModel) -> LanguageModel | None:
     """The model that a reader reads with, where it is neither `model` nor its base."""
     theirs = getattr(reader, "model", None)
     return theirs if isinstance(theirs, LanguageModel) and theirs is not model and theirs is not model.base else None
@@ -79,13 +80,13 @@ def attributes(
     max_tokens: int | None,
 ) -> dict[str, str | int]:
     """A trace's attributes: whose reading this is, and how it came about."""
-    others = {name: _another_model(reader, model) for name, reader in readers.items()}
+    others = {name: another_model(reader, model) for name, reader in readers.items()}
     hashes = {name: other.weight_hash() for name, other in others.items() if other is not None}
     own = (model.weight_hash(), model.base.weight_hash()) if hashes else ()
     hashes = {name: found for name, found in hashes.items() if found not in own}
     return {
         **({schema.READER_HASHES: json.dumps(hashes)} if hashes else {}),
-        schema.READERS: json.dumps({name: reader.configuration() for name, reader in readers.items()}),
+        schema.READERS: encode_configurations({name: reader.configuration() for name, reader in readers.items()}),
         schema.MODEL_NAME: model.name,
         schema.MODEL_HASH: model.weight_hash(),
         schema.CORPUS_HASH: corpus_hash(documents),

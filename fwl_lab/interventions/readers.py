@@ -5,19 +5,20 @@ Symbols: θ₀ slow weights, Δθ what a document has added, B rows, T tokens, M
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from fwl_lab.fast_weights import FastWeightBlock, FastWeightState
-from fwl_lab.inference.recording import Recording
 from fwl_lab.interventions.surgery import Surgery
 from fwl_lab.ops.observer import Deltas, Observer, Observers
-from fwl_lab.readers import DynamicEvaluationReader, FastWeightReader, Reader
-from fwl_lab.readers.dynamic_evaluation.state import DocumentState
+from fwl_lab.readers.base import Reader
+from fwl_lab.readers.dynamic_evaluation.reader import DynamicEvaluationReader
+from fwl_lab.readers.dynamic_evaluation.state import take_step
+from fwl_lab.readers.fast_weights import FastWeightReader, FastWeightReaderState
 
 
 def operate(reader: Reader, surgery: Surgery) -> Reader:
@@ -51,11 +52,11 @@ def operate_on_each(reader: Reader, surgery: Surgery, documents: Sequence[Mappin
         )
     _check(reader, surgery)
     operated: OperatedFastWeightReader | OperatedDynamicEvaluationReader
-    if type(reader) is FastWeightReader:
-        operated = OperatedFastWeightReader(reader, surgery)
-    elif type(reader) is DynamicEvaluationReader:
-        operated = OperatedDynamicEvaluationReader(reader, surgery)
-        documents = [_by_segments(factors, reader.segment) for factors in documents]
+    if reader.learns == "block":
+        operated = OperatedFastWeightReader(cast(FastWeightReader, reader), surgery)
+    elif reader.learns == "model":
+        operated = OperatedDynamicEvaluationReader(cast(DynamicEvaluationReader, reader), surgery)
+        documents = [_by_segments(factors, operated.update_every) for factors in documents]
     else:
         raise ValueError(
             f"the reader is a {type(reader).__name__}; surgery knows the updates of FastWeightReader and "
@@ -152,6 +153,7 @@ class OperatedFastWeightReader(Operated, FastWeightReader):
 
     def __init__(self, reader: FastWeightReader, surgery: Surgery) -> None:
         self._under(surgery)
+        self.kept: dict[str, list[int]] = {}
         super().__init__(reader.model, step_scale=reader.step_scale, rule=reader.block.rule)
         if surgery.decay:
             self.block = _forgetting(self.block, surgery.decay)
@@ -159,36 +161,44 @@ class OperatedFastWeightReader(Operated, FastWeightReader):
         found = {name: surgery.kept_directions(name, shape) for name, shape in shapes.items()}
         self.kept = {name: kept for name, kept in found.items() if kept is not None}
 
-    def _scales(self, weights: Tensor) -> float | dict[str, Tensor]:
+    def _scales(self, state: FastWeightReaderState, weights: Tensor) -> float | dict[str, Tensor]:
         if len(self.table) == 1 and not self.surgery.scale:
             return self.step_scale
         counted = (weights != 0).long()
-        places = self.state.seen[:, None] + counted.cumsum(1) - counted  # (B, T), positions in the documents
+        places = state.block.seen[:, None] + counted.cumsum(1) - counted  # (B, T), positions in the documents
         table = self.table.to(self.block.W1)
         factors = self.step_scale * table[places.clamp(max=len(table) - 1)]
         return {name: factors * self.surgery.scale.get(name, 1.0) for name in self.block.fast_parameters}
 
-    def _read(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        if not self._edits:
-            return super()._read(inputs, labels, weights)
+    def _learn(
+        self, state: FastWeightReaderState, inputs: Tensor, labels: Tensor, weights: Tensor, observer: Observer | None
+    ) -> tuple[Tensor, FastWeightReaderState]:
+        if not (self.kept and self.learning and self.step_scale != 0):
+            return super()._learn(state, inputs, labels, weights, observer)
+        # An update is complete when it has been edited; until then nobody hears of it.
+        unfinished = None if observer is None else _Unfinished([observer])
         counted = weights != 0
-        places = self.state.seen[:, None] + counted.cumsum(1)
+        places = state.block.seen[:, None] + counted.cumsum(1)
         ends = (places % self.update_every == 0) & counted  # (B, T), tokens that complete an update
         nll = []
         for start, stop in pairwise(sorted({0, *(ends.any(0).nonzero()[:, 0] + 1).tolist(), labels.shape[1]})):
-            nll.append(super()._read(*(x[:, start:stop] for x in (inputs, labels, weights))))
+            at = slice(start, stop)
+            found, state = super()._learn(state, inputs[:, at], labels[:, at], weights[:, at], unfinished)
+            nll.append(found)
             if bool((complete := ends[:, stop - 1]).any()):
-                self.state = self._edited(complete)
-                Observers(self._observers).updated(self.state.seen, self.state.fast_weights)
-        return torch.cat(nll, 1)
+                state = state._replace(block=self._edited(state.block, complete))
+                if observer is not None:
+                    observer.updated(state.block.seen, state.block.fast_weights)
+        return torch.cat(nll, 1), state
 
     @property
-    def _edits(self) -> bool:
-        return bool(self.kept) and self.learning and self.step_scale != 0
+    def factors(self) -> bool:
+        """False where directions are taken out of Δθ, so that factors do not add up to it."""
+        return not self.kept
 
-    def _edited(self, rows: Tensor) -> FastWeightState:
+    def _edited(self, state: FastWeightState, rows: Tensor) -> FastWeightState:
         """The state with directions taken out of Δθ in some rows (B,), which stand at an update's end."""
-        delta, pending = dict(self.state.delta), dict(self.state.pending)
+        delta, pending = dict(state.delta), dict(state.pending)
         for name, kept in self.kept.items():
             old, since = delta[name], pending[name]
             new, row = keep_directions(old + since, kept), rows.view(-1, 1, 1)
@@ -196,22 +206,7 @@ class OperatedFastWeightReader(Operated, FastWeightReader):
                 pending[name] = torch.where(row, new - old, since)
             else:
                 delta[name], pending[name] = torch.where(row, new, old), since.masked_fill(row, 0)
-        return self.state._replace(delta=delta, pending=pending)
-
-    @property
-    def _observer(self) -> Observer | None:
-        # An update is complete when it has been edited; until then nobody hears of it.
-        return _Unfinished(self._observers) if self._observers and self._edits else super()._observer
-
-    @contextmanager
-    def observed(self, observer: Observer) -> Iterator[None]:
-        if self.kept and isinstance(observer, Recording) and observer.plan.factored == observer.name:
-            raise ValueError(
-                f"{observer.name!r} takes singular directions out of Δθ, so its factors would not add up to it; "
-                "expected Recorder(factors=False, snapshots_every=...), or a plain fast-weight reader before it."
-            )
-        with super().observed(observer):
-            yield
+        return state._replace(delta=delta, pending=pending)
 
 
 class _Unfinished(Observers):
@@ -247,20 +242,20 @@ class OperatedDynamicEvaluationReader(Operated, DynamicEvaluationReader):
         found = {name: surgery.kept_directions(name, weight.shape) for name, weight in self.slow.items()}
         self.kept = {name: kept for name, kept in found.items() if kept is not None}
 
-    def _step(self, document: DocumentState, gradients: Sequence[Tensor | None]) -> None:
-        last = int(document.before.seen) + self.segment - 1  # the segment's update token
-        factor = float(self.table[min(last, len(self.table) - 1)])
+    def _update(
+        self, place: int, weights: dict[str, Tensor], optimizer: Optimizer, gradients: Sequence[Tensor | None]
+    ) -> None:
+        factor = float(self.table[min(place, len(self.table) - 1)])
         if not factor:
             return
         scale, decay = self.surgery.scale, self.surgery.decay
         with torch.no_grad():
-            old = {name: document.weights[name].detach().clone() for name in scale}
-            document.step(gradients, self.step_scale * factor)
+            old = {name: weights[name].detach().clone() for name in scale}
+            take_step(list(weights.values()), optimizer, gradients, self.step_scale * factor)
             for name, start in old.items():
-                document.weights[name].copy_(torch.lerp(start, document.weights[name], scale[name]))
-            for name in document.weights if decay else self.kept:
-                weight, slow = document.weights[name], self.slow[name]
-                delta = weight - slow
-                kept = self.kept.get(name)
+                weights[name].copy_(torch.lerp(start, weights[name], scale[name]))
+            for name in weights if decay else self.kept:
+                slow, kept = self.slow[name], self.kept.get(name)
+                delta = weights[name] - slow
                 delta = delta if kept is None else keep_directions(delta, kept)
-                weight.copy_(slow + (1 - decay) * delta)
+                weights[name].copy_(slow + (1 - decay) * delta)

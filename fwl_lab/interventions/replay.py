@@ -1,7 +1,6 @@
 """Read a trace's documents again under a surgery, and put what comes out beside what was."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,19 +8,19 @@ import numpy as np
 import torch
 import xarray as xr
 
-from fwl_lab.analysis import require_reader
 from fwl_lab.corpora.documents import Document
 from fwl_lab.inference.plan import PER_UPDATE, Plan
 from fwl_lab.inference.read_loop import read_all
 from fwl_lab.inference.recorder import Recorder
 from fwl_lab.inference.skeleton import attributes, make_skeleton, score_arrays, vocabulary_texts
-from fwl_lab.interventions.readers import OperatedFastWeightReader, operate_on_each
+from fwl_lab.interventions.readers import operate_on_each
 from fwl_lab.interventions.surgery import Surgery
 from fwl_lab.models.language_model import Encoding, LanguageModel
-from fwl_lab.readers import DynamicEvaluationReader, Reader
-from fwl_lab.readers.named import make_readers
-from fwl_lab.trace import schema as schema
+from fwl_lab.readers.base import Reader
+from fwl_lab.readers.rebuild import Given, reader_of
+from fwl_lab.trace import schema
 from fwl_lab.trace.arrays import Array
+from fwl_lab.trace.lookup import default_reader, encode_configurations, reader_configurations, reader_names
 from fwl_lab.trace.writer import TraceWriter
 
 PER_READER = (
@@ -36,8 +35,8 @@ def replay(
     trace: xr.Dataset,
     surgery: Surgery,
     *,
-    reader: str = "fwl",
-    readers: Mapping[str, Reader] | None = None,
+    reader: str | None = None,
+    readers: Mapping[str, Given] | None = None,
     record: Recorder | None = None,
     path: str | Path | None = None,
     progress: bool = False,
@@ -52,10 +51,12 @@ def replay(
         Its token ids are read, of as many documents and tokens as it holds, carried or reset as they were.
     surgery : Surgery
         Its tokens are indices in the trace.
-    reader : str
-        The reader of the trace that is operated on: one with a fast-weight block, or dynamic evaluation.
-    readers : mapping from name to Reader, optional
-        Those that were given to `score`; needed where `make_readers` would make another one of that name.
+    reader : str, optional
+        The reader of the trace that is operated on: one with a fast-weight block, or dynamic evaluation. None: see
+        `fwl_lab.trace.lookup.default_reader`.
+    readers : mapping from name to Reader or factory, optional
+        Those that were given to `score`, or functions from the model to such; needed where a trace does not say all
+        of how the reader was set.
     record : Recorder, optional
         What to keep of the new reading beside its scores.
     path : path, optional
@@ -75,16 +76,16 @@ def replay(
     """
     if not isinstance(surgery, Surgery):
         raise ValueError(f"surgery is a {type(surgery).__name__}; expected a Surgery(...).")
-    require_reader(trace, reader)
-    plain = _check(model, trace, reader, readers)
-    name, old = f"{reader}: {surgery}", [str(n) for n in trace[schema.READER].values]
+    reader = default_reader(trace) if reader is None else reader
+    plain = reader_of(model, trace, reader, readers)
+    name, old = f"{reader}: {surgery}", reader_names(trace)
     if name in old:
         raise ValueError(f"the trace holds a reader {name!r} already; expected another Surgery(name=...).")
     documents, encodings = _documents(trace)
     lengths = [len(encoding.ids) for encoding in encodings]
-    every = plain.update_every if isinstance(plain, DynamicEvaluationReader) else 1
+    every = 1 if plain.every_token else plain.update_every or 1
     operated = operate_on_each(plain, surgery, _by_document(surgery, lengths, every))
-    if record is not None and record.factors and isinstance(operated, OperatedFastWeightReader) and operated.kept:
+    if record is not None and record.factors and plain.factors and not operated.factors:
         raise ValueError(
             "the surgery takes singular directions out of Δθ, so factors would not add up to it; expected a "
             "Recorder(factors=False, snapshots_every=...)."
@@ -93,40 +94,18 @@ def replay(
     plan = None if record is None else Plan.of(record, {name: operated}, lengths, carry=carry)
     rows: dict[str, Reader] = dict.fromkeys([*old, name], operated)
     skeleton = make_skeleton(documents, encodings, rows, plan, _vocabulary(model, trace, record))
-    configurations = json.loads(trace.attrs[schema.READERS]) | {name: operated.configuration()}
+    configurations = reader_configurations(trace) | {name: operated.configuration()}
     skeleton.attrs |= attributes(model, documents, {name: operated}, carry, None)
     # Of the reading that was: the documents' whole texts may have been longer.
     same = (schema.MAX_TOKENS, schema.CORPUS_HASH, schema.READER_HASHES)
     skeleton.attrs |= {key: trace.attrs[key] for key in same if key in trace.attrs}
-    skeleton.attrs[schema.READERS] = json.dumps(configurations)
+    skeleton.attrs[schema.READERS] = encode_configurations(configurations)
     arrays = score_arrays(len(rows), sum(lengths)) | ({} if plan is None else plan.arrays())
     writer = _Below(skeleton, _of_all(arrays, len(rows)), path, len(old))
     with writer:
         _copy(trace, reader, writer, plan)
         read_all({name: operated}, encodings, plan, writer, carry=carry, progress=progress)
     return schema.validate(writer.trace())
-
-
-def _check(model: LanguageModel, trace: xr.Dataset, reader: str, readers: Mapping[str, Reader] | None) -> Reader:
-    """The reader as it was set when it made the trace."""
-    if (given := model.weight_hash()) != (expected := trace.attrs.get(schema.MODEL_HASH)):
-        raise ValueError(
-            f"the model's hash is {given}, and that of the trace {expected}; expected the model that made the trace "
-            f"({trace.attrs.get(schema.MODEL_NAME)}), in the same dtype."
-        )
-    if readers is not None and reader not in readers:
-        raise ValueError(f"readers holds {', '.join(readers)}; expected {reader!r} among them.")
-    plain = make_readers(model, [reader])[reader] if readers is None else readers[reader]
-    theirs = json.loads(trace.attrs[schema.READERS])[reader]
-    ours = json.loads(json.dumps(plain.configuration()))
-    unlike = [key for key in theirs | ours if theirs.get(key) != ours.get(key)]
-    if unlike:
-        said = "; ".join(f"{key} was {theirs.get(key)} and is {ours.get(key)}" for key in unlike)
-        raise ValueError(
-            f"{reader!r} is set otherwise than when it made the trace: {said}. Expected the same; "
-            f"readers={{{reader!r}: ...}} takes the one that was given to score()."
-        )
-    return plain
 
 
 def _documents(trace: xr.Dataset) -> tuple[list[Document], list[Encoding]]:

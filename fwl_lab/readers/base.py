@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -73,8 +73,11 @@ class Reader(ABC):
     adapts : bool
         Whether what it has read changes its later scores other than through the model's context.
     every_token : bool
-        Whether each token makes an update of its own, and tells observers its factors, so that Δθ is known at
-        every token.
+        Whether each token makes an update of its own, so that Δθ also moves between the updates of the grid.
+    learns : "block", "model" or None
+        Whose parameters its updates are gradient steps of: a fast-weight block's, token by token, or the whole
+        model's, segment by segment. Receipts and surgery ask this. A subclass does not inherit it: what it changes
+        may be the updates.
     in_place : bool
         Whether :meth:`step` writes into the state that it is given. A fork of such a reader copies the state, and a
         call that was interrupted leaves it broken until it is reset.
@@ -83,7 +86,12 @@ class Reader(ABC):
     label: ClassVar[str] = ""
     adapts: ClassVar[bool] = True
     every_token: ClassVar[bool] = False
+    learns: ClassVar[Literal["block", "model"] | None] = None
     in_place: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.learns = vars(cls).get("learns")
 
     def __init__(self, model: LanguageModel, *, step_scale: float = 1.0) -> None:
         require_model(model)
@@ -152,6 +160,11 @@ class Reader(ABC):
     @property
     def forgets(self) -> bool:
         """Whether a decay or a cap may take something from Δθ when an update is complete."""
+        return False
+
+    @property
+    def factors(self) -> bool:
+        """Whether observers are told the factors of each token's update, and these add up to Δθ."""
         return False
 
     def settings(self) -> dict[str, Any]:
@@ -344,9 +357,13 @@ class Reader(ABC):
                 f"this is no reader's state: {missing[0]!r} is missing; expected what state_dict() returned."
             )
         last, seen, fresh = (tensors[name].to(self.model.device).clone() for name in ("last", "seen", "fresh"))
-        like = self.initial_state(len(last))
-        self._now = Standing(from_tensors(like, tensors, STATE), last, seen, bool(fresh))
+        state = from_tensors(self._like(tensors, len(last)), tensors, STATE)
+        self._now = Standing(state, last, seen, bool(fresh))
         self._interrupted = False
+
+    def _like(self, tensors: Mapping[str, Tensor], rows: int) -> Any:
+        """A state of the kind that a state dict holds; a kind with several says which."""
+        return self.initial_state(rows)
 
     def save(self, path: str | Path) -> None:
         """Write all that was read to a safetensors file, from which :meth:`load` goes on, in another process too.

@@ -45,6 +45,7 @@ class FastWeightReader(Reader):
 
     label = "FWL"
     every_token = True
+    learns = "block"
 
     def __init__(self, model: LanguageModel, *, step_scale: float = 1.0, rule: UpdateRule | None = None) -> None:
         require_model(model)
@@ -114,6 +115,11 @@ class FastWeightReader(Reader):
     def update_every(self) -> int:
         """Tokens of an inner batch; where there is none, of a chunk after which Δθ is recorded."""
         return self.block.rule.inner_batch or CHUNK
+
+    @property
+    def factors(self) -> bool:
+        """True: each token's update is an outer product (of a vector, the update itself)."""
+        return True
 
     @property
     def forgets(self) -> bool:

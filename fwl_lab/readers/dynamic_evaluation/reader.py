@@ -17,7 +17,7 @@ from fwl_lab.models.context import Context
 from fwl_lab.models.language_model import LanguageModel, require_model
 from fwl_lab.ops.observer import Observer
 from fwl_lab.ops.state import Rows, concatenate_rows, detach, select_rows
-from fwl_lab.readers.base import Reader, model_of
+from fwl_lab.readers.base import STATE, Reader, model_of
 from fwl_lab.readers.dynamic_evaluation.batched import Together
 from fwl_lab.readers.dynamic_evaluation.optimizers import MakeOptimizer, make_optimizer, optimizer_from
 from fwl_lab.readers.dynamic_evaluation.parameters import adapt, select_statistics
@@ -34,6 +34,7 @@ LOGITS_TOGETHER = 2**26  # numbers; bounds the memory of the logits of documents
 # Numbers in the copies of one matrix. A product of weights this large shares nothing with another's on a CPU, and
 # tensors past the largest that its allocator keeps are asked of the system anew each time.
 WEIGHTS_TOGETHER = {"cpu": 2**23}
+WEIGHTS = f"{STATE}weights."  # begins the names of adapted parameters in a state dict
 log = logging.getLogger("fwl_lab")
 
 #: With step scale 0 nothing is learned, and all documents are read together, bit for bit as StaticReader reads them.
@@ -70,6 +71,7 @@ class DynamicEvaluationReader(Reader):
     """
 
     label = "dynamic evaluation"
+    learns = "model"
     in_place = True
 
     def __init__(
@@ -110,8 +112,11 @@ class DynamicEvaluationReader(Reader):
 
     def initial_state(self, rows: int) -> State:
         """Return the state of `rows` documents of which nothing has been read."""
-        if self.step_scale == 0:
+        if self.step_scale == 0 or not self.learning:
             return self._static.initial_state(rows)
+        return self._at_start(rows)
+
+    def _at_start(self, rows: int) -> DynamicEvaluationState:
         weights = {name: p.detach()[None].repeat(rows, *[1] * p.ndim) for name, p in self.slow.items()}
         return DynamicEvaluationState(weights, Rows(DocumentState.begin(self.model.device) for _ in range(rows)))
 
@@ -329,6 +334,14 @@ class DynamicEvaluationReader(Reader):
         optimizer = optimizer_from(configuration, statistics)
         step_scale = configuration["step_scale"]
         return cls(model, optimizer, configuration["segment"], parameters, step_scale=step_scale)
+
+    def _like(self, tensors: Mapping[str, Tensor], rows: int) -> State:
+        # What has learned goes on as it is, though this reader may learn no more.
+        return (
+            self._at_start(rows)
+            if any(name.startswith(WEIGHTS) for name in tensors)
+            else self._static.initial_state(rows)
+        )
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return all that was read, as a flat dict of tensors."""

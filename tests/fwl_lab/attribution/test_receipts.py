@@ -172,7 +172,7 @@ def test_shares_sum_to_the_gain(rule: str, family: str, factors: bool) -> None:
     assert largest > 0.01  # it is no sum of nothing
 
 
-def with_rule(monkeypatch: pytest.MonkeyPatch, kind: type[Reader], nodes: int) -> None:
+def with_rule(monkeypatch: pytest.MonkeyPatch, kind: str, nodes: int) -> None:
     """The same places on the path as in a literal computation."""
     monkeypatch.setitem(receipts.RULES, kind, Rule(nodes, math.inf, nodes))
 

@@ -30,7 +30,7 @@ from fwl_lab import (
     save_trace,
     score,
 )
-from fwl_lab.inference import score as scoring
+from fwl_lab.inference import read_loop
 from fwl_lab.inference.skeleton import vocabulary_texts
 from fwl_lab.interventions.surgery import Surgery
 from fwl_lab.trace.schema import VOCABULARY_TEXT, validate
@@ -264,7 +264,7 @@ def test_a_document_of_traps_survives_the_disk_and_shows_as_text(model: Language
 def test_a_reading_that_is_stopped_keeps_its_complete_blocks(
     model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: bool
 ) -> None:
-    monkeypatch.setattr(scoring, "CALL", 8)
+    monkeypatch.setattr(read_loop, "CALL", 8)
     path = tmp_path / "trace.zarr" if folder else None
     names, told = ("base", "fwl"), []
 

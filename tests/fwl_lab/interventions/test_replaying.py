@@ -168,16 +168,14 @@ def test_what_does_not_fit_the_trace_is_refused(
 ) -> None:
     size = trace.sizes["token"]
     other = fill_block(attach_fast_weights(make_text_model("mistral"), 6, model.block.rule), seed=5)
-    with pytest.raises(ValueError, match=r"the model's hash is .* expected the model that made the trace"):
+    with pytest.raises(ValueError, match=r"read by a model with the hash .* Expected the same weights"):
         replay(other, trace, Surgery())
     with pytest.raises(ValueError, match="fast"):
         replay(model, trace, Surgery(), reader="fast")
-    with pytest.raises(ValueError, match="unknown reader 'sgd'"):
-        replay(model, trace, Surgery(), reader="sgd")
     with pytest.raises(ValueError, match=r"readers holds base; expected 'sgd' among them"):
         replay(model, trace, Surgery(), reader="sgd", readers={"base": readers["base"]})
     halved = {"fwl": readers["fwl"].with_step_scale(0.5)}
-    with pytest.raises(ValueError, match=r"set otherwise .* step_scale was 1.0 and is 0.5"):
+    with pytest.raises(ValueError, match=r"set with step_scale 1.0, this one's is 0.5"):
         replay(model, trace, Surgery(), readers=halved)
     with pytest.raises(ValueError, match="the reader is a StaticReader"):
         replay(model, trace, Surgery(), reader="base")
@@ -191,7 +189,7 @@ def test_what_does_not_fit_the_trace_is_refused(
         replay(model, trace, Surgery(drop=[starts(trace)[1]]), reader="sgd", readers=readers)
     with pytest.raises(ValueError, match=r"expected a Recorder\(factors=False"):
         replay(model, trace, Surgery(rank=1), record=Recorder())
-    with pytest.raises(ValueError, match="'fwl' takes singular directions out"):
+    with pytest.raises(ValueError, match="factors of reader 'fwl' would not add up to its Δθ"):
         score(model, DOCUMENTS[:1], {"fwl": operate(readers["fwl"], Surgery(rank=1))}, Recorder(), progress=False)
     with pytest.raises(ValueError, match="holds a reader 'fwl: nothing changed' already"):
         replay(model, replay(model, trace, Surgery()), Surgery())

@@ -244,8 +244,8 @@ def test_dynamic_evaluation_under_surgery_is_its_steps_by_hand(model: LanguageMo
     gradients: list[dict[str, Tensor]] = []
 
     class Catch(DynamicEvaluationReader):
-        def _step(self, document: Any, given: Any) -> None:
-            zero = {name: torch.zeros_like(w) for name, w in document.weights.items()}
+        def _update(self, place: int, weights: Any, optimizer: Any, given: Any) -> None:
+            zero = {name: torch.zeros_like(w) for name, w in weights.items()}
             gradients.append({n: zero[n] if g is None else g for n, g in zip(zero, given, strict=True)})
 
     theta0 = {name: weight.clone() for name, weight in reader.slow_weights().items()}
