@@ -1,4 +1,4 @@
-"""Arrays of a trace in a zarr group, and texts as arrays."""
+"""Lay out and create the arrays of a trace in a zarr group, and make arrays of texts."""
 
 import dataclasses
 import math
@@ -7,22 +7,22 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import zarr
 
-from fwl_lab.trace import schema as schema
+from fwl_lab.trace import schema
 
 BLOCK = 1024  # tokens, or updates, in a chunk on disk
-EMPTY = {"f": np.nan, "i": -1, "b": False}  # where nothing was written
+EMPTY = {"f": np.nan, "i": -1, "b": False}  # fill value of what was not written, by kind of dtype
 
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """Shape of a variable that is written bit by bit.
+    """Shape, dtype and chunks of a variable that is written part by part.
 
     Attributes
     ----------
-    sizes : dict from dimension to length
+    sizes : mapping from dimension to length
     dtype : str
     blocks : int, optional
-        How many matrices (reader, update) of it will be written; the others take no space. None: all of it will.
+        Number of places (reader, update) at which it will be written; the others take no space. None: all of them.
     """
 
     sizes: Mapping[str, int]
@@ -31,7 +31,7 @@ class Array:
 
     @property
     def nbytes(self) -> int:
-        """What will be written of it, bytes."""
+        """Size in bytes of the part that will be written, uncompressed."""
         sizes = self.sizes
         if self.blocks is not None:
             sizes = {dim: n for dim, n in sizes.items() if dim not in (schema.READER, schema.UPDATE)}
@@ -39,13 +39,13 @@ class Array:
 
     @property
     def chunks(self) -> tuple[int, ...]:
-        """One reader at a time, and a thousand tokens or updates; a dense Δθ by itself."""
+        """Shape of a chunk: one reader, `BLOCK` tokens or updates; one update where each holds a dense Δθ."""
         limits = {schema.READER: 1, schema.TOKEN: BLOCK, schema.UPDATE: BLOCK if self.blocks is None else 1}
         return tuple(max(1, min(n, limits.get(dim, n))) for dim, n in self.sizes.items())
 
 
 def create(group: zarr.Group, name: str, array: Array, attributes: Mapping[str, str]) -> zarr.Array:
-    """An empty array in a group, which takes no space."""
+    """Create an array in a group, filled with `EMPTY`; it takes no space until it is written."""
     return group.create_array(
         name,
         shape=tuple(array.sizes.values()),
@@ -54,18 +54,18 @@ def create(group: zarr.Group, name: str, array: Array, attributes: Mapping[str, 
         fill_value=EMPTY[np.dtype(array.dtype).kind],
         dimension_names=list(array.sizes),
         attributes=dict(attributes),
-        # Factors and weights are noise to a compressor.
+        # Factors and weights do not compress: their low bits are noise.
         compressors=None if array.dtype == "float32" else "auto",
     )
 
 
 def text_array(texts: Iterable[str]) -> np.ndarray:
-    """Strings as a variable-length numpy array, which (unlike ``<U``) keeps trailing NULs.
+    """Return strings as a variable-length numpy array, which (unlike ``<U``) keeps trailing NULs.
 
     Raises
     ------
     ValueError
-        A text holds a lone surrogate, which no UTF-8 file can store.
+        A text holds a lone surrogate, which cannot be stored as UTF-8.
     """
     texts = list(texts)
     try:

@@ -1,7 +1,7 @@
-"""Look up what a trace holds: its readers and what they say of themselves, its parameters. No torch.
+"""Look up what a trace holds: its readers, their configurations, its parameters and documents. No torch.
 
-Readers are told apart by their facts, never by their names. The one exception is :data:`~fwl_lab.trace.schema.BASE`, the
-name that says which reader gains are measured against.
+Readers are told apart by their facts, never by their names. The one exception is
+:data:`~fwl_lab.trace.schema.BASE`, the name of the reader that gains are measured against.
 """
 
 import json
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from fwl_lab.trace import schema
@@ -16,24 +17,25 @@ from fwl_lab.trace import schema
 
 @dataclass(frozen=True)
 class ReaderFacts:
-    """What a reader said of itself when it made a trace.
+    """Facts about a reader of a trace, from the configuration that it wrote there.
 
     Attributes
     ----------
     name : str
-        In the trace.
+        Name of the reader in the trace.
     label : str
-        What its kind is called in a picture, such as "FWL".
+        Name of its kind for figures, such as "FWL".
     kind : str
         Name of its class.
     adapts : bool
-        Whether what it has read changes its later scores other than through the base's context.
+        Whether what it has read changes its later scores other than through the model's context.
     update_every : int or None
-        Tokens between two updates of its fast weights, counted from a document's start; None: it has none.
+        Tokens between two updates of its fast weights, counted from a document's start; None: it has no fast weights,
+        or the trace does not say.
     every_token : bool
-        Whether each token makes an update of its own, so that Δθ also moves between the updates of the grid.
+        Whether each token makes an update of its own, so that Δθ also changes between the recorded updates.
     forgets : bool
-        Whether a decay or a cap may take something from Δθ when an update is complete.
+        Whether a decay or a cap may shrink Δθ when an update is complete.
     block : bool
         Whether its model has a fast-weight block.
     configuration : mapping
@@ -52,19 +54,31 @@ class ReaderFacts:
 
     @classmethod
     def of(cls, name: str, configuration: Mapping[str, Any]) -> "ReaderFacts":
-        """Make facts of a reader's `configuration()`; one that says nothing is taken for one that does not adapt."""
+        """Make the facts of a reader's `configuration()`; an empty one is taken for a reader that does not adapt."""
         given = configuration.get
+        # Traces written before readers listed these facts give the interval of dynamic evaluation as "segment".
+        update_every = given("update_every", given("segment"))
         return cls(
             name=name,
             label=str(given("label") or name),
             kind=str(given("kind") or schema.UNKNOWN),
-            adapts=bool(given("adapts")),
-            update_every=given("update_every"),
+            adapts=bool(given("adapts", update_every is not None)),
+            update_every=update_every,
             every_token=bool(given("every_token")),
             forgets=bool(given("forgets")),
             block=bool(given("block")),
             configuration=configuration,
         )
+
+    @property
+    def stepwise(self) -> bool:
+        """Whether Δθ is known to stay as it is between two recorded updates."""
+        return self.update_every is not None and not self.every_token
+
+    @property
+    def tokens_per_update(self) -> int:
+        """Number of tokens that one update learned from; 1 where the trace does not say."""
+        return 1 if self.every_token or self.update_every is None else self.update_every
 
 
 def reader_names(trace: xr.Dataset) -> list[str]:
@@ -73,21 +87,14 @@ def reader_names(trace: xr.Dataset) -> list[str]:
 
 
 def reader_configurations(trace: xr.Dataset) -> dict[str, dict[str, Any]]:
-    """Decode what each reader said of itself; the only place that does.
+    """Return the configuration of each reader that the trace describes, by name.
 
     Raises
     ------
     ValueError
         The attribute is not a JSON object of objects.
     """
-    text = trace.attrs.get(schema.READERS, "{}")
-    try:
-        found = json.loads(text)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"attribute {schema.READERS!r} is not JSON: {error}") from None
-    if not isinstance(found, dict) or not all(isinstance(one, dict) for one in found.values()):
-        raise ValueError(f"attribute {schema.READERS!r} is {text!r:.80}; expected an object of each reader's settings.")
-    return found
+    return schema.decode_configurations(trace.attrs.get(schema.READERS, "{}"))
 
 
 def encode_configurations(configurations: Mapping[str, Mapping[str, Any]]) -> str:
@@ -111,23 +118,29 @@ def default_baseline(trace: xr.Dataset) -> str:
     ValueError
         Every reader adapts.
     """
+    found = find_baseline(trace)
+    if found is None:
+        raise ValueError(
+            f"no reader named {schema.BASE!r} in this trace, and none that does not adapt, for gains to be measured "
+            f"against; it holds {', '.join(reader_names(trace))}. Name one: baseline=..."
+        )
+    return found
+
+
+def find_baseline(trace: xr.Dataset) -> str | None:
+    """Return what :func:`default_baseline` does, or None where every reader adapts."""
     facts = reader_facts(trace)
     if schema.BASE in facts:
         return schema.BASE
     still = sorted((one for one in facts.values() if not one.adapts), key=lambda one: one.block)
-    if not still:
-        raise ValueError(
-            f"no reader named {schema.BASE!r} in this trace, and none that does not adapt, for gains to be measured "
-            f"against; it holds {', '.join(facts)}. Name one: baseline=..."
-        )
-    return still[0].name
+    return still[0].name if still else None
 
 
 def default_reader(trace: xr.Dataset) -> str:
-    """Return the reader that is looked at where none is named: one whose factors are there, or else whose weights move.
+    """Return the reader to show where none is named.
 
-    The order is: the reader whose factors the trace holds, the first that learns with every token, the first that has
-    fast weights, the first that adapts, the last.
+    That is the reader whose factors the trace holds; else the first that learns with every token, the first that has
+    fast weights, the first that adapts, or the last one.
     """
     facts = reader_facts(trace)
     if (factored := str(trace.attrs.get(schema.FACTORED, ""))) in facts:
@@ -141,12 +154,12 @@ def default_reader(trace: xr.Dataset) -> str:
 
 
 def require_reader(trace: xr.Dataset, name: str) -> str:
-    """Return `name`, if the trace has that reader.
+    """Check that the trace has a reader, and return its name.
 
     Raises
     ------
     ValueError
-        It has not; the message lists those it has.
+        It has no such reader; the message lists those it has.
     """
     known = reader_names(trace)
     if name not in known:
@@ -168,3 +181,8 @@ def require_parameter(trace: xr.Dataset, parameter: str) -> None:
         raise ValueError(
             f"no parameter {parameter!r} was recorded; this trace holds {', '.join(known) or 'none'}.{hint}"
         )
+
+
+def first_tokens(trace: xr.Dataset) -> np.ndarray:
+    """Return the index of the first token of each document that the trace holds tokens of, rising."""
+    return np.flatnonzero(np.diff(trace[schema.DOCUMENT].values, prepend=-1))

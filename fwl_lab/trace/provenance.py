@@ -1,4 +1,4 @@
-"""What made a figure: versions, Python, the project's commit, the time. No torch."""
+"""Record what made a trace or a figure: library versions, Python, the project's commit and the time. No torch."""
 
 import importlib.metadata
 import json
@@ -11,7 +11,7 @@ from fwl_lab.trace.schema import COMMIT, CREATED, DIRTY, PYTHON, UNKNOWN, VERSIO
 
 
 def provenance() -> dict[str, str]:
-    """What made a trace, as attributes: library versions (JSON), Python, the project's commit, and the time in UTC."""
+    """Return what makes a trace now, as its attributes: library versions (JSON), Python, commit, and time in UTC."""
     versions = {}
     for library in ("fwl-lab", "torch", "transformers", "tokenizers", "numpy", "xarray", "zarr"):
         try:
@@ -30,7 +30,13 @@ def provenance() -> dict[str, str]:
 
 
 def checkout(root: Path) -> tuple[str, str]:
-    """Commit of the git checkout whose top is `root`, and "true" or "false" for changes since; else "unknown"."""
+    """Return the commit of the git checkout at `root`, and whether tracked files differ from it.
+
+    Returns
+    -------
+    commit, dirty : str
+        A hash and "true" or "false"; "unknown" for both where `root` is not the top folder of a checkout.
+    """
 
     def git(*arguments: str) -> str:
         done = subprocess.run(("git", "-C", root, *arguments), capture_output=True, text=True, check=True, timeout=20)

@@ -1,29 +1,29 @@
-"""The trace: what readers did to documents, as one :class:`xarray.Dataset`.
+"""Name, type and check everything that a trace may hold: dimensions, coordinates, variables and attributes.
 
-Readers write traces; analysis, figures and widgets read them. This module is the only place where the names of
-dimensions, coordinates and variables are written down, with their units; it knows no torch.
+A trace is one :class:`xarray.Dataset` of what readers did to documents. Its names stand in this module only, with their
+units. No torch.
 
 ===================  ======================  ========  =========================================================
 name                 dimensions              unit      meaning
 ===================  ======================  ========  =========================================================
 ``document``         token                             index of the token's document, never falling
 ``position``         token                   token     place in its document, from 0, one by one
-``token_id``         token                             the truth
-``token_text``       token                             for people; any Unicode, NUL included
+``token_id``         token                             index in the vocabulary; decides where texts are alike
+``token_text``       token                             to be shown; any Unicode, NUL included
 ``byte_count``       token                   B         UTF-8 bytes the token stands for
 ``document_name``    document
 ``document_bytes``   document                B         optional: size of the whole text read
-``vocabulary_text``  vocabulary                        optional: what each token id reads as, alone
+``vocabulary_text``  vocabulary                        optional: text of each token id by itself
 ``update_token``     update                            token just read when an update was recorded, rising
 ``nll``              reader, token           nat       −log p(token | all tokens before it)
 ``update_norm``      reader, update, param.  1         L2 norm of the last step of a fast parameter
 ``drift``            reader, update, param.  1         L2 norm of Δθ = fast minus slow; NaN: the reader has none
 ``update_cosine``    reader, update, param.  1         of a step and the one before it
 ``slow_norm``        reader, parameter       1         L2 norm of θ₀
-``retention``        reader, update          1         what a decay or a cap left of Δθ after that update
+``retention``        reader, update          1         factor by which a decay or a cap shrank Δθ at that update
 ``anchored``         reader, update                    whether a dense Δθ of the reader is kept there
-``label_rank``       reader, token           1         tokens that were expected more than the one that came
-``top_id``           reader, token, top                likeliest first
+``label_rank``       reader, token           1         number of tokens with a higher probability than the label
+``top_id``           reader, token, top                ids of the most probable tokens, in falling order
 ``seconds``          reader                  s         time spent reading
 ``peak_bytes``       reader                  B         most memory that reading takes beyond the model
 ``flops_per_token``  reader                  FLOP      counted as executed
@@ -36,6 +36,7 @@ Further optional variables are listed in :data:`FIELDS` and, for those that exis
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -47,7 +48,7 @@ TOP = "top"
 UPDATE = "update"
 PARAMETER = "parameter"
 RANK = "rank"
-DIRECTION = "direction"  # singular directions that a snapshot of low rank keeps
+DIRECTION = "direction"  # singular directions kept by a low-rank snapshot
 VOCABULARY = "vocabulary"  # token ids, from 0
 
 # Coordinates. DOCUMENT names both the index on `token` and the dimension of what exists once a document.
@@ -85,20 +86,20 @@ FLOPS_PER_TOKEN = "flops_per_token"
 # Attributes of the Dataset, and the attribute of a variable that holds its unit.
 UNITS = "units"
 SCHEMA_VERSION = "schema_version"
-READERS = "readers"
-CERTIFICATES = "certificates"
+READERS = "readers"  # JSON, configuration of each reader
+CERTIFICATES = "certificates"  # JSON, certificate of each reader that was audited
 MODEL_NAME = "model_name"
 MODEL_HASH = "model_hash"
-READER_HASHES = "reader_hashes"  # of the models of readers that read with other weights
+READER_HASHES = "reader_hashes"  # JSON, hashes of the models of readers whose weights are not those of MODEL_HASH
 CORPUS_HASH = "corpus_hash"
 SEED = "seed"
 DEVICE = "device"
 DTYPE = "dtype"
 THREADS = "threads"
 CARRY = "carry"  # "true": fast weights survived document boundaries
-MAX_TOKENS = "max_tokens"  # read of each document at most; 0: all
-FACTORED = "factored"  # the reader whose factors the trace holds
-PROGRESS = "progress"  # JSON, tokens and updates that are there, while a trace is being written
+MAX_TOKENS = "max_tokens"  # most tokens read of a document; 0: all
+FACTORED = "factored"  # name of the reader whose factors the trace holds
+PROGRESS = "progress"  # JSON, number of complete tokens and updates; there only while a trace is being written
 VERSIONS = "versions"
 PYTHON = "python"
 COMMIT = "commit"
@@ -120,7 +121,7 @@ LOSSLESS_TEXT_KINDS = "TO"  # a fixed-width string drops trailing NULs, and a to
 
 @dataclass(frozen=True)
 class Field:
-    """What the schema says about one variable: dimensions, the numpy dtype kinds allowed, unit, whether it must be."""
+    """Requirements on one variable: dimensions, kinds of numpy dtype, unit, and whether every trace has it."""
 
     dims: tuple[str, ...]
     kinds: str
@@ -163,42 +164,42 @@ FIELDS: dict[str, Field] = {
 
 
 def row_dim(parameter: str) -> str:
-    """Name of the dimension along the rows of a recorded matrix, or along a recorded vector."""
+    """Return the name of the dimension along the rows of a recorded matrix, or along a recorded vector."""
     return f"row_{parameter}"
 
 
 def col_dim(parameter: str) -> str:
-    """Name of the dimension along the columns of a recorded matrix."""
+    """Return the name of the dimension along the columns of a recorded matrix."""
     return f"col_{parameter}"
 
 
 def key_name(parameter: str) -> str:
-    """Name of the variable with the keys k of a matrix's updates δ kᵀ, one a token."""
+    """Return the name of the variable with the keys k of a matrix's updates δ kᵀ, one per token."""
     return f"key_{parameter}"
 
 
 def delta_name(parameter: str) -> str:
-    """Name of the variable with δ of a parameter's updates, −η·w already in it, one a token."""
+    """Return the name of the variable with δ of a parameter's updates, −η·w included, one per token."""
     return f"delta_{parameter}"
 
 
 def fast_weight_name(parameter: str) -> str:
-    """Name of the variable with dense Δθ of a parameter."""
+    """Return the name of the variable with dense Δθ of a parameter."""
     return f"fast_weight_{parameter}"
 
 
 def left_name(parameter: str) -> str:
-    """Name of the variable with left singular directions of a matrix' Δθ, times their singular values."""
+    """Return the name of the variable with the left singular directions of a matrix's Δθ, times the singular values."""
     return f"left_{parameter}"
 
 
 def right_name(parameter: str) -> str:
-    """Name of the variable with right singular directions of a matrix' Δθ; left times right is Δθ at low rank."""
+    """Return the name of the variable with the right singular directions of a matrix's Δθ; left @ right is low-rank Δθ."""
     return f"right_{parameter}"
 
 
 def parameter_fields(trace: xr.Dataset) -> dict[str, Field]:
-    """Schema of the variables that exist once per recorded parameter; vectors have rows only."""
+    """Return the requirements on the variables that exist once per recorded parameter; vectors have rows only."""
     fields = {}
     for name in map(str, trace[PARAMETER].values) if PARAMETER in trace.variables else ():
         rows, cols = (row_dim(name),), (col_dim(name),) if col_dim(name) in trace.dims else ()
@@ -211,7 +212,7 @@ def parameter_fields(trace: xr.Dataset) -> dict[str, Field]:
 
 
 def with_units(trace: xr.Dataset) -> xr.Dataset:
-    """A shallow copy of `trace` whose known variables carry the schema's units, and which carries its version."""
+    """Return a shallow copy of `trace` with the schema's units on its variables and the schema's version."""
     trace = trace.copy()
     for name, field in (FIELDS | parameter_fields(trace)).items():
         if name in trace.variables and field.units is not None:
@@ -219,18 +220,38 @@ def with_units(trace: xr.Dataset) -> xr.Dataset:
     return trace.assign_attrs({SCHEMA_VERSION: SCHEMA})
 
 
-def validate(trace: xr.Dataset, *, values: bool = True) -> xr.Dataset:
-    """Check a Dataset against the schema and hand it back unchanged.
+def decode_configurations(text: Any) -> dict[str, dict[str, Any]]:
+    """Decode the attribute `READERS`, the configuration of each reader by name; the only place that does.
 
-    Parameters
-    ----------
-    values
-        Check the numbers too (which reads them); False looks at names, dimensions, types and units only.
+    To read it of a trace, see `lookup.reader_configurations`; `lookup.encode_configurations` is the inverse.
 
     Raises
     ------
     ValueError
-        With everything found wrong, one line each.
+        The attribute is not a JSON object of objects.
+    """
+    try:
+        found = json.loads(text)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"attribute {READERS!r} is not JSON: {error}") from None
+    if not isinstance(found, dict) or not all(isinstance(one, dict) for one in found.values()):
+        raise ValueError(f"attribute {READERS!r} is {text!r:.80}; expected an object of each reader's settings.")
+    return found
+
+
+def validate(trace: xr.Dataset, *, values: bool = True) -> xr.Dataset:
+    """Check a Dataset against the schema and return it unchanged.
+
+    Parameters
+    ----------
+    trace : Dataset
+    values : bool
+        Check the values too, which reads them; False checks names, dimensions, dtypes and units only.
+
+    Raises
+    ------
+    ValueError
+        The Dataset is not a valid trace; the message has one line for each problem.
     """
     problems = list(_structure_problems(trace))
     if values and not problems:
@@ -291,9 +312,9 @@ def _value_problems(trace: xr.Dataset) -> Iterator[str]:
             yield f"{UPDATE_TOKEN!r} must rise within 0..{document.size - 1}"
     if READERS in trace.attrs:
         try:
-            configured = set(json.loads(trace.attrs[READERS]))
-        except (TypeError, ValueError) as error:
-            yield f"attribute {READERS!r} is not JSON: {error}"
+            configured = set(decode_configurations(trace.attrs[READERS]))
+        except ValueError as error:
+            yield str(error)
         else:
             if configured != set(readers):
                 yield f"attribute {READERS!r} describes {sorted(configured)}, the trace holds {sorted(readers)}"

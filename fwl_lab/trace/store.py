@@ -11,39 +11,39 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from fwl_lab.trace import schema as schema
+from fwl_lab.trace import schema
 from fwl_lab.trace.arrays import Array, create
-from fwl_lab.trace.schema import PROGRESS, SCHEMA, SCHEMA_VERSION, TOKEN, UPDATE, parameter_fields, validate
 
 
 def is_trace(path: str | Path) -> bool:
-    """Whether a folder is a saved trace (of any version of the schema)."""
+    """Return whether a folder is a saved trace, of any version of the schema."""
     try:
         metadata = json.loads((Path(path) / "zarr.json").read_text(encoding="utf-8"))
-        return str(metadata["attributes"][SCHEMA_VERSION]).startswith(SCHEMA.partition("/")[0])
+        return str(metadata["attributes"][schema.SCHEMA_VERSION]).startswith(schema.SCHEMA.partition("/")[0])
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
 def save_trace(trace: xr.Dataset, path: str | Path) -> Path:
-    """Validate and write a trace to the folder `path`, replacing a trace that is there; returns the path.
+    """Validate a trace and write it to the folder `path`, in place of a trace that is there; return the path.
 
-    The trace is written beside its destination and then renamed, so an interrupted save leaves the old one whole.
+    The trace is written beside its destination and then renamed, so an interrupted save leaves the old one unchanged.
 
     Raises
     ------
     ValueError
-        The trace is not valid, or `path` exists and is not a trace (it is left alone).
+        The trace is not valid, or `path` exists and is not a trace (it is not touched).
     """
-    validate(trace)
+    schema.validate(trace)
     path = Path(path).expanduser().absolute()
     if path.exists() and not is_trace(path):
         raise ValueError(f"{path} exists and is not a trace; it is left as it is. Choose another path")
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.new")
-    dense = [n for n, field in parameter_fields(trace).items() if n in trace.variables and UPDATE in field.dims]
+    fields = schema.parameter_fields(trace)
+    dense = [n for n, field in fields.items() if n in trace.variables and schema.UPDATE in field.dims]
     try:
-        # Encodings of the store a trace was opened from (chunk shapes) need not fit what it has become.
+        # The encoding of the store that a trace was opened from (its chunks) may not fit the trace as it is now.
         trace.drop_vars(dense).drop_encoding().to_zarr(new, mode="w-", zarr_format=3, consolidated=False)
         write_dense(trace, dense, new)
         move(new, path)
@@ -53,7 +53,7 @@ def save_trace(trace: xr.Dataset, path: str | Path) -> Path:
 
 
 def move(new: Path, path: Path) -> None:
-    """Rename the folder `new` to `path`; a folder that is there is deleted afterwards."""
+    """Rename the folder `new` to `path`; a folder that was at `path` is deleted once `new` is in its place."""
     old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
     if path.exists():
         os.rename(path, old)
@@ -69,15 +69,15 @@ def move(new: Path, path: Path) -> None:
 def open_trace(path: str | Path) -> xr.Dataset:
     """Open a saved trace; its arrays are read when they are used.
 
-    Of one that is still being written, or whose reading was cut short, what is complete: the attribute "progress"
-    says so.
+    Of a trace that is still being written, or whose reading was interrupted, only the complete part is returned; it has
+    the attribute "progress".
 
     Raises
     ------
     FileNotFoundError
-        Nothing is at `path`.
+        There is nothing at `path`.
     ValueError
-        Something else is at `path`, or a trace of another version of the schema.
+        `path` is not a trace, or one of another version of the schema; or nothing of it is complete.
     """
     path = Path(path).expanduser()
     if not path.exists():
@@ -85,23 +85,36 @@ def open_trace(path: str | Path) -> xr.Dataset:
     if not is_trace(path):
         raise ValueError(f"{path} is not a trace: expected a Zarr 3 folder written by save_trace()")
     trace = complete_part(xr.open_zarr(path, consolidated=False, chunks=None), str(path))
-    return validate(trace, values=False)
+    return schema.validate(trace, values=False)
 
 
 def complete_part(trace: xr.Dataset, name: str) -> xr.Dataset:
-    """What is complete of a trace that is being written, or whose reading was cut short; `name` is for errors."""
-    if PROGRESS not in trace.attrs:
+    """Return the complete part of a trace that is being written, or whose reading was interrupted.
+
+    Parameters
+    ----------
+    trace : Dataset
+    name : str
+        Name of the trace in an error.
+
+    Raises
+    ------
+    ValueError
+        No token is complete.
+    """
+    if schema.PROGRESS not in trace.attrs:
         return trace
-    done = json.loads(trace.attrs[PROGRESS])
-    if not done[TOKEN]:
+    done = json.loads(trace.attrs[schema.PROGRESS])
+    if not done[schema.TOKEN]:
         raise ValueError(f"the reading that writes {name} has not finished its first block; there is nothing yet")
     return trace.isel({dim: slice(count) for dim, count in done.items() if dim in trace.dims})
 
 
 def write_dense(trace: xr.Dataset, names: Sequence[str], path: Path) -> None:
-    """Add the dense Δθ of a trace to the one in the folder `path`, matrix by matrix and only those that are there.
+    """Add variables with dense Δθ (`names`) of a trace to the one in the folder `path`, one matrix at a time.
 
-    Most of such a variable is empty; in memory as one array it would be many times its size on disk.
+    Only matrices that were recorded are written. Most of such a variable is empty; as one array in memory it would take
+    many times its size on disk.
     """
     group = zarr.open_group(path, mode="r+")
     for name in names:

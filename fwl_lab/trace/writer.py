@@ -1,4 +1,4 @@
-"""Write a trace while a document is read: what was committed can be opened, whatever happens next. No torch."""
+"""Write a trace while documents are read, so that an interrupted reading leaves what was complete. No torch."""
 
 import json
 import shutil
@@ -12,25 +12,31 @@ import xarray as xr
 import zarr
 from zarr.storage import MemoryStore
 
-from fwl_lab.trace import schema as schema
+from fwl_lab.trace import schema
 from fwl_lab.trace.arrays import Array, create
 from fwl_lab.trace.store import complete_part, is_trace, move, open_trace
 
 
 class TraceWriter:
-    """A trace that grows.
+    """Write a trace part by part, in memory or in a folder; a context manager.
 
-    All arrays have their full size from the start, and :meth:`commit` says how much of it is there. In a folder that is
-    free the trace can be opened at any time. Where a trace is already, that one stays until the new one is complete.
+    All arrays have their full size from the start, and :meth:`commit` records how much of them is complete. In a folder
+    that did not exist the trace can be opened at any time. A trace that is already there is replaced on leaving the
+    context, and stays if there was an exception.
 
     Parameters
     ----------
     skeleton : Dataset
-        Coordinates and attributes, whole.
+        All coordinates and attributes of the trace.
     arrays : mapping from name to Array
-        What will be written bit by bit.
+        The variables that will be written.
     path : path, optional
-        None: in memory.
+        Folder of the trace; None: in memory.
+
+    Raises
+    ------
+    ValueError
+        `path` exists and is not a trace.
     """
 
     def __init__(self, skeleton: xr.Dataset, arrays: Mapping[str, Array], path: str | Path | None = None) -> None:
@@ -58,11 +64,11 @@ class TraceWriter:
         }
 
     def put(self, name: str, values: np.ndarray, *at: int | slice) -> None:
-        """Write one variable in a place: an index or a slice per leading dimension."""
+        """Write values of the variable `name` at a place: an index or a slice for each leading dimension."""
         self.arrays[name][at] = values
 
     def commit(self, tokens: int, updates: int) -> None:
-        """What was put for so many tokens and updates is now part of the trace."""
+        """Declare the first `tokens` tokens and `updates` updates complete; they are part of the trace from now on."""
         self.group.update_attributes({schema.PROGRESS: json.dumps({schema.TOKEN: tokens, schema.UPDATE: updates})})
         self.committed = tokens
 
@@ -70,7 +76,7 @@ class TraceWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """All is there, or what was committed; after an exception a trace that was there before stays."""
+        """Finish the trace and move it to its place; after an exception keep the trace that was there before."""
         if kind is None:
             if self.committed == self.sizes[schema.TOKEN]:
                 done = {name: value for name, value in self.group.attrs.items() if name != schema.PROGRESS}
@@ -81,9 +87,9 @@ class TraceWriter:
             shutil.rmtree(self.place, ignore_errors=True)
 
     def trace(self) -> xr.Dataset:
-        """What was written; from a folder it is read when it is used."""
+        """Return what was committed; where it lies in a folder, arrays are read when they are used."""
         if self.path is None:
             trace = complete_part(xr.open_zarr(self.store, consolidated=False, chunks=None), "this trace")
-            large = schema.parameter_fields(trace)  # read when they are used
+            large = schema.parameter_fields(trace)  # factors and dense Δθ stay compressed until they are used
             return trace.assign({name: v.load() for name, v in trace.variables.items() if name not in large})
         return open_trace(self.path)
