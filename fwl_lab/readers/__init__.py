@@ -10,11 +10,12 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "base": ["Reader", "Scores"],
+        "base": ["Reader"],
         "dynamic_evaluation.gradient_statistics": ["gradient_statistics"],
         "dynamic_evaluation.reader": ["DynamicEvaluationReader"],
         "fast_weights": ["FastWeightReader"],
         "neural_cache": ["NeuralCacheReader"],
+        "standing": ["Scores"],
         "static": ["StaticReader"],
     },
 )

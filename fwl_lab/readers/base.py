@@ -10,52 +10,21 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
 from fwl_lab.models.language_model import LanguageModel, require_model
 from fwl_lab.ops.observer import Observer, Observers
-from fwl_lab.ops.state import expand_rows, from_tensors, map_state, to_tensors
+from fwl_lab.ops.state import map_state
 from fwl_lab.readers.arguments import check_call, check_finite, finite_number
+from fwl_lab.readers.configuration import model_of
+from fwl_lab.readers.observe import observe_token_by_token
 from fwl_lab.readers.saved import read_reader, write_reader
-
-STATE = "state."  # prefix of a kind's own tensors in a state dict
-
-
-class Scores(NamedTuple):
-    """Scores of the tokens of one call.
-
-    Attributes
-    ----------
-    nll : (B, T) float, nats
-        Of each token given all read before it; 0 where the weight is 0.
-    """
-
-    nll: Tensor
-
-
-class Standing(NamedTuple):
-    """Where a reader stands between two calls. It is replaced as a whole when a call is complete.
-
-    Attributes
-    ----------
-    state : NamedTuple of tensors
-        Of the reader's kind; see `Reader.initial_state`.
-    last : (B, 1) long
-        Token that was read, and that the body has not seen yet.
-    seen : (B,) long
-        Tokens read in the document, padding not counted.
-    fresh : bool
-        Whether nothing has been read, so that one row may still become several.
-    """
-
-    state: Any
-    last: Tensor
-    seen: Tensor
-    fresh: bool
+from fwl_lab.readers.standing import Scores, Standing
 
 
 class Reader(ABC):
@@ -193,19 +162,7 @@ class Reader(ABC):
         This goes through the tokens a second time one by one, by :meth:`logits` and :meth:`step`, which is right for
         any kind; one that can tell more cheaply overrides it, and must tell the same.
         """
-        walk = map_state(Tensor.clone, state) if self.in_place else state
-        nll, after = self.step(state, inputs, labels, weights)
-        seen, every = self.seen, self.update_every
-        for place in range(labels.shape[1]):
-            at = slice(place, place + 1)
-            expected = self.logits(walk, inputs[:, at])[:, None]
-            observer.expected(1, lambda part, expected=expected: expected[:, part])  # type: ignore[misc]
-            walk = self.step(walk, inputs[:, at], labels[:, at], weights[:, at])[1]
-            counted = weights[:, place] != 0
-            seen = seen + counted
-            if every is not None and self.learning and bool((counted & (seen % every == 0)).any()):
-                observer.updated(seen, lambda walk=walk: self.fast_weights(walk))  # type: ignore[misc]
-        return nll, after
+        return observe_token_by_token(self, state, inputs, labels, weights, observer)
 
     # -- the contract ---------------------------------------------------------------------------------------------
 
@@ -250,8 +207,7 @@ class Reader(ABC):
             self._require_whole()
         rows = len(self.last) if carry else 1
         state = self.carried(self.state) if carry else self.initial_state(1)
-        last = torch.full((rows, 1), self.model.bos, device=self.model.device)
-        self._now = Standing(state, last, torch.zeros(rows, dtype=torch.long, device=last.device), True)
+        self._now = Standing.begin(state, rows, self.model.bos, self.model.device)
         self._interrupted = False
 
     @torch.no_grad()
@@ -277,12 +233,10 @@ class Reader(ABC):
             An earlier call was interrupted while weights were being changed in place.
         """
         self._require_whole()
-        weights = check_call(tokens, weights, self.model.vocab_size, None if self._may_expand else len(self.last))
+        weights = check_call(tokens, weights, self.model.vocab_size, None if self._now.may_expand else len(self.last))
         tokens, weights = tokens.to(self.model.device, torch.long), weights.to(self.model.device)
         if len(tokens) != len(self.last):
-            state, last, seen, fresh = self._now
-            last, seen = last.expand(len(tokens), 1), seen.expand(len(tokens))
-            self._now = Standing(expand_rows(state, len(tokens)), last, seen, fresh)
+            self._now = self._now.expand(len(tokens))
         if not tokens.shape[1]:
             dtype = torch.promote_types(self.model.dtype, torch.float32)
             return Scores(torch.zeros(tokens.shape, dtype=dtype, device=self.model.device))
@@ -305,8 +259,8 @@ class Reader(ABC):
             return self.step(self.state, inputs, labels, weights)
         # A kind that redefines `step` alone is observed by what it redefined, not by the cheaper way of its parent.
         own = issubclass(_definer(type(self), "observe"), _definer(type(self), "step"))
-        observe = type(self).observe if own else Reader.observe
-        return observe(self, self.state, inputs, labels, weights, Observers(self._observers))
+        observe = self.observe if own else partial(observe_token_by_token, self)
+        return observe(self.state, inputs, labels, weights, Observers(self._observers))
 
     @torch.no_grad()
     def next_log_probs(self) -> Tensor:
@@ -345,9 +299,7 @@ class Reader(ABC):
     def state_dict(self) -> dict[str, Tensor]:
         """Return all that was read, as a flat dict of tensors."""
         self._require_whole()
-        _, last, seen, fresh = self._now
-        standing = {"last": last.clone().contiguous(), "seen": seen.clone().contiguous(), "fresh": torch.tensor(fresh)}
-        return standing | to_tensors(self.state, STATE)
+        return self._now.to_tensors()
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Go on where another reader of the same kind and model stood; a state that is refused changes nothing."""
@@ -356,9 +308,8 @@ class Reader(ABC):
             raise ValueError(
                 f"this is no reader's state: {missing[0]!r} is missing; expected what state_dict() returned."
             )
-        last, seen, fresh = (tensors[name].to(self.model.device).clone() for name in ("last", "seen", "fresh"))
-        state = from_tensors(self._like(tensors, len(last)), tensors, STATE)
-        self._now = Standing(state, last, seen, bool(fresh))
+        like = self._like(tensors, len(tensors["last"]))
+        self._now = Standing.from_tensors(like, tensors, self.model.device)
         self._interrupted = False
 
     def _like(self, tensors: Mapping[str, Tensor], rows: int) -> Any:
@@ -395,33 +346,12 @@ class Reader(ABC):
         finally:
             self._observers.remove(observer)
 
-    @property
-    def _may_expand(self) -> bool:
-        return self._now.fresh and len(self.last) == 1
-
     def _require_whole(self) -> None:
         if self._interrupted:
             raise RuntimeError(
                 "a call of this reader was interrupted while it was changing its weights, so that they are of no "
                 "point of the document any more; reset() it, or go on from a fork or a saved state."
             )
-
-
-def model_of(model: LanguageModel, configuration: Mapping[str, Any]) -> LanguageModel:
-    """Return the model that a reader of this configuration reads with: `model`, or its base where it had no block.
-
-    Raises
-    ------
-    ValueError
-        The reader had a block, and the model has none.
-    """
-    if not configuration.get("block"):
-        return model.base
-    if model.block is None:
-        raise ValueError(
-            "the reader read with a fast-weight block, and the model has none; expected the one that read."
-        )
-    return model
 
 
 def _definer(kind: type, method: str) -> type:

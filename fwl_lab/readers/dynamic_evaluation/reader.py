@@ -17,7 +17,8 @@ from fwl_lab.models.context import Context
 from fwl_lab.models.language_model import LanguageModel, require_model
 from fwl_lab.ops.observer import Observer
 from fwl_lab.ops.state import Rows, concatenate_rows, detach, select_rows
-from fwl_lab.readers.base import STATE, Reader, model_of
+from fwl_lab.readers.base import Reader
+from fwl_lab.readers.configuration import model_of
 from fwl_lab.readers.dynamic_evaluation.batched import Together
 from fwl_lab.readers.dynamic_evaluation.optimizers import MakeOptimizer, make_optimizer, optimizer_from
 from fwl_lab.readers.dynamic_evaluation.parameters import adapt, select_statistics
@@ -27,6 +28,7 @@ from fwl_lab.readers.dynamic_evaluation.state import (
     RowOptimizers,
     take_step,
 )
+from fwl_lab.readers.standing import STATE
 from fwl_lab.readers.static import StaticReader, StaticState
 
 UNTUNED_STEP = 1e-3  # a cautious step of plain gradient descent, for models nobody has tuned
