@@ -22,7 +22,7 @@ from fwl_lab.ops.observer import Observer, Observers
 from fwl_lab.ops.state import map_state
 from fwl_lab.readers.arguments import check_call, check_finite, finite_number
 from fwl_lab.readers.configuration import model_of
-from fwl_lab.readers.observe import observe_token_by_token
+from fwl_lab.readers.observe import observe_token_by_token, observes_its_own_step
 from fwl_lab.readers.saved import read_reader, write_reader
 from fwl_lab.readers.standing import Scores, Standing
 
@@ -257,9 +257,7 @@ class Reader(ABC):
     def _step(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Any]:
         if not self._observers:
             return self.step(self.state, inputs, labels, weights)
-        # A kind that redefines `step` alone is observed by what it redefined, not by the cheaper way of its parent.
-        own = issubclass(_definer(type(self), "observe"), _definer(type(self), "step"))
-        observe = self.observe if own else partial(observe_token_by_token, self)
+        observe = self.observe if observes_its_own_step(type(self)) else partial(observe_token_by_token, self)
         return observe(self.state, inputs, labels, weights, Observers(self._observers))
 
     @torch.no_grad()
@@ -352,8 +350,3 @@ class Reader(ABC):
                 "a call of this reader was interrupted while it was changing its weights, so that they are of no "
                 "point of the document any more; reset() it, or go on from a fork or a saved state."
             )
-
-
-def _definer(kind: type, method: str) -> type:
-    """The class that defines a method of a kind."""
-    return next(parent for parent in kind.__mro__ if method in vars(parent))

@@ -42,3 +42,12 @@ def observe_token_by_token(
         if every is not None and reader.learning and bool((counted & (seen % every == 0)).any()):
             observer.updated(seen, lambda walk=walk: reader.fast_weights(walk))  # type: ignore[misc]
     return nll, after
+
+
+def observes_its_own_step(kind: type) -> bool:
+    """Return whether a kind's `observe` is of the class that defines its `step`, or of a subclass of that.
+
+    Otherwise it redefines `step` alone, and its parent's cheaper way would tell of another step.
+    """
+    step, observe = (next(c for c in kind.__mro__ if name in vars(c)) for name in ("step", "observe"))
+    return issubclass(observe, step)

@@ -20,22 +20,20 @@ from fwl_lab.ops.state import Rows, concatenate_rows, detach, select_rows
 from fwl_lab.readers.base import Reader
 from fwl_lab.readers.configuration import model_of
 from fwl_lab.readers.dynamic_evaluation.batched import Together
+from fwl_lab.readers.dynamic_evaluation.groups import groups, most_together
 from fwl_lab.readers.dynamic_evaluation.optimizers import MakeOptimizer, make_optimizer, optimizer_from
 from fwl_lab.readers.dynamic_evaluation.parameters import adapt, select_statistics
 from fwl_lab.readers.dynamic_evaluation.state import (
     DocumentState,
     DynamicEvaluationState,
     RowOptimizers,
+    leaves_of,
     take_step,
 )
 from fwl_lab.readers.standing import STATE
 from fwl_lab.readers.static import StaticReader, StaticState
 
 UNTUNED_STEP = 1e-3  # a cautious step of plain gradient descent, for models nobody has tuned
-LOGITS_TOGETHER = 2**26  # numbers; bounds the memory of the logits of documents that are read together
-# Numbers in the copies of one matrix. A product of weights this large shares nothing with another's on a CPU, and
-# tensors past the largest that its allocator keeps are asked of the system anew each time.
-WEIGHTS_TOGETHER = {"cpu": 2**23}
 WEIGHTS = f"{STATE}weights."  # begins the names of adapted parameters in a state dict
 log = logging.getLogger("fwl_lab")
 
@@ -170,16 +168,10 @@ class DynamicEvaluationReader(Reader):
         return nll, state
 
     def _groups(self, state: DynamicEvaluationState, pieces: Mapping[int, int]) -> Iterator[list[int]]:
-        """Rows that can be read together, given how many tokens each is to read."""
-        places: dict[tuple[int, ...], list[int]] = {}
-        for row, count in pieces.items():
-            places.setdefault((count, *state.documents[row].place(self.model.rotary)), []).append(row)
-        largest = max(p.numel() for p in self.slow.values())
-        logits = LOGITS_TOGETHER // (self.segment * self.model.vocab_size)
-        weights = WEIGHTS_TOGETHER.get(self.model.device.type, largest * len(pieces)) // largest
-        at_once = max(1, min(logits, weights))
-        for rows in places.values():
-            yield from (rows[start : start + at_once] for start in range(0, len(rows), at_once))
+        """Rows that are read together, given how many tokens each is to read."""
+        largest = max(parameter.numel() for parameter in self.slow.values())
+        most = most_together(len(pieces), self.segment * self.model.vocab_size, largest, self.model.device.type)
+        return groups(state.documents, pieces, self.model.rotary, most)
 
     def _advance(
         self, state: DynamicEvaluationState, rows: list[int], piece: tuple[Tensor, ...], observer: Observer | None
@@ -193,7 +185,7 @@ class DynamicEvaluationReader(Reader):
         if observer is not None:
             observer.expected(inputs.shape[1], self._expected(state, rows, inputs, now))
         if begun or not complete:
-            nll, now = self._call(_leaves(state, rows), inputs, now, labels)
+            nll, now = self._call(leaves_of(state, rows), inputs, now, labels)
         extended = [
             document.extend(*(x[index : index + 1] for x in piece), select_rows(now, slice(index, index + 1)))
             for index, document in enumerate(documents)
@@ -213,7 +205,7 @@ class DynamicEvaluationReader(Reader):
 
         def logits(places: slice) -> Tensor:
             if not found:
-                found.append(self._call(_leaves(state, rows), inputs, now, None)[0].detach())
+                found.append(self._call(leaves_of(state, rows), inputs, now, None)[0].detach())
             return found[0][:, places]
 
         return logits
@@ -237,7 +229,7 @@ class DynamicEvaluationReader(Reader):
         """Take one step along the gradient of each segment's mean loss; the NLL (B, segment) before it."""
         learning = self.learning and self.step_scale != 0
         with torch.set_grad_enabled(learning):
-            leaves, before = _leaves(state, rows), concatenate_rows([d.before for d in documents])
+            leaves, before = leaves_of(state, rows), concatenate_rows([d.before for d in documents])
             ids, labels, weights = (
                 torch.cat([getattr(d, name) for d in documents]) for name in ("inputs", "labels", "token_weights")
             )
@@ -278,7 +270,7 @@ class DynamicEvaluationReader(Reader):
         found: dict[int, Tensor] = {}
         for rows in self._groups(state, dict.fromkeys(range(len(last)), 1)):
             context = concatenate_rows([state.documents[row].now for row in rows])
-            logits, _ = self._call(_leaves(state, rows), last[rows], context, None)
+            logits, _ = self._call(leaves_of(state, rows), last[rows], context, None)
             found |= dict(zip(rows, logits[:, -1].detach(), strict=True))
         return torch.stack([found[row] for row in range(len(last))])
 
@@ -357,10 +349,3 @@ class DynamicEvaluationReader(Reader):
             super().load_state_dict(tensors)
         except ValueError as error:
             raise ValueError(f"{error} Load it into a reader of the same `parameters`.") from None
-
-
-def _leaves(state: DynamicEvaluationState, rows: list[int]) -> dict[str, Tensor]:
-    """The weights (len(rows), ...) of some documents as leaf tensors; of neighbours without a copy."""
-    together = rows[-1] - rows[0] == len(rows) - 1
-    at = slice(rows[0], rows[-1] + 1) if together else torch.tensor(rows)
-    return {name: stacked[at].detach().requires_grad_(True) for name, stacked in state.weights.items()}

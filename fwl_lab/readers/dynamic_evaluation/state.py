@@ -126,3 +126,10 @@ def take_step(
     optimizer.zero_grad(set_to_none=True)
     for weight, start in zip(weights, old, strict=False):
         weight.copy_(torch.lerp(start, weight, scale))
+
+
+def leaves_of(state: DynamicEvaluationState, rows: list[int]) -> dict[str, Tensor]:
+    """Return the weights (len(rows), ...) of some documents as leaf tensors; of neighbours without a copy."""
+    together = rows[-1] - rows[0] == len(rows) - 1
+    at = slice(rows[0], rows[-1] + 1) if together else torch.tensor(rows)
+    return {name: stacked[at].detach().requires_grad_(True) for name, stacked in state.weights.items()}

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from fwl_lab import DynamicEvaluationReader, DynamicEvaluationSGD, LanguageModel
 from fwl_lab.ops.observer import Deltas, Observer
 from fwl_lab.ops.state import expand_rows
-from fwl_lab.readers.dynamic_evaluation import reader as dynamic_evaluation
+from fwl_lab.readers.dynamic_evaluation import groups as grouping
 from fwl_lab.readers.dynamic_evaluation.batched import Together
-from fwl_lab.readers.dynamic_evaluation.reader import _leaves
-from fwl_lab.readers.dynamic_evaluation.state import DynamicEvaluationState, RowOptimizers, take_step
+from fwl_lab.readers.dynamic_evaluation.state import DynamicEvaluationState, RowOptimizers, leaves_of, take_step
 from tests.helpers.models import FAMILIES, SEGMENT, WINDOW, make_model, make_tokens, rms, sgd
 
 
@@ -135,7 +134,7 @@ def test_groups_are_as_large_as_memory_allows(groups: list[int], monkeypatch: py
         groups.clear()
         with monkeypatch.context() as patch:
             for name, value in limits.items():
-                patch.setattr(dynamic_evaluation, name, value)
+                patch.setattr(grouping, name, value)
             nll = DynamicEvaluationReader(model, sgd, SEGMENT).read(tokens).nll
         assert groups == sizes
         torch.testing.assert_close(nll, alone, rtol=0, atol=1e-12)
@@ -167,8 +166,8 @@ def test_documents_share_a_stack_that_an_optimizer_steps_row_by_row() -> None:
     expected = reader.slow_weights()[name].repeat(3, 1)
     expected[1] -= 0.5
     torch.testing.assert_close(state.weights[name], expected)
-    assert torch.equal(_leaves(state, [0, 2])[name], state.weights[name][[0, 2]])
-    neighbours = _leaves(state, [1, 2])[name]
+    assert torch.equal(leaves_of(state, [0, 2])[name], state.weights[name][[0, 2]])
+    neighbours = leaves_of(state, [1, 2])[name]
     assert torch.equal(neighbours, state.weights[name][1:])
     assert neighbours.untyped_storage().data_ptr() == state.weights[name].untyped_storage().data_ptr()
 
