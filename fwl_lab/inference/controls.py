@@ -21,7 +21,8 @@ from fwl_lab.models.language_model import LanguageModel
 from fwl_lab.readers import Reader, StaticReader
 from fwl_lab.trace import schema
 from fwl_lab.trace.arrays import text_array
-from fwl_lab.trace.lookup import encode_configurations, reader_configurations
+from fwl_lab.trace.configurations import encode_configurations
+from fwl_lab.trace.lookup import reader_configurations
 
 DONOR: Final = "donor"  # on `document`: index of the document whose fast weights the reader "wrong" carried
 

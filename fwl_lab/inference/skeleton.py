@@ -14,7 +14,7 @@ from fwl_lab.models.language_model import Encoding, LanguageModel
 from fwl_lab.readers import Reader
 from fwl_lab.trace import schema
 from fwl_lab.trace.arrays import Array, text_array
-from fwl_lab.trace.lookup import encode_configurations
+from fwl_lab.trace.configurations import encode_configurations
 from fwl_lab.trace.provenance import provenance
 
 

@@ -20,7 +20,8 @@ from fwl_lab.readers.base import Reader
 from fwl_lab.readers.rebuild import Given, reader_of
 from fwl_lab.trace import schema
 from fwl_lab.trace.arrays import Array
-from fwl_lab.trace.lookup import default_reader, encode_configurations, reader_configurations, reader_names
+from fwl_lab.trace.configurations import encode_configurations
+from fwl_lab.trace.lookup import default_reader, reader_configurations, reader_names
 from fwl_lab.trace.writer import TraceWriter
 
 PER_READER = (

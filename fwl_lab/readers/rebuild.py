@@ -7,9 +7,9 @@ import xarray as xr
 
 from fwl_lab.models.language_model import LanguageModel
 from fwl_lab.readers.base import Reader
-from fwl_lab.readers.configuration import describe, differences
 from fwl_lab.readers.named import KINDS
 from fwl_lab.trace import schema
+from fwl_lab.trace.configurations import describe, differences
 from fwl_lab.trace.lookup import reader_configurations, require_reader
 
 #: A reader that is set as the one of a trace was, or a function from the model to such a reader.

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from fwl_lab.ops.tensor_files import read_tensors, write_tensors
-from fwl_lab.readers.configuration import describe, differences
+from fwl_lab.trace.configurations import describe, differences
 
 
 def write_reader(tensors: dict[str, Tensor], configuration: Mapping[str, Any], model_hash: str, path: Path) -> None:

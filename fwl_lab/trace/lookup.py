@@ -4,7 +4,6 @@ Readers are told apart by their facts, never by their names. The one exception i
 :data:`~fwl_lab.trace.schema.BASE`, the name of the reader that gains are measured against.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from fwl_lab.trace import schema
+from fwl_lab.trace.configurations import decode_configurations
 
 
 @dataclass(frozen=True)
@@ -94,12 +94,7 @@ def reader_configurations(trace: xr.Dataset) -> dict[str, dict[str, Any]]:
     ValueError
         The attribute is not a JSON object of objects.
     """
-    return schema.decode_configurations(trace.attrs.get(schema.READERS, "{}"))
-
-
-def encode_configurations(configurations: Mapping[str, Mapping[str, Any]]) -> str:
-    """Encode the configurations of readers, by name, as the attribute that :func:`reader_configurations` decodes."""
-    return json.dumps({name: dict(one) for name, one in configurations.items()})
+    return decode_configurations(trace.attrs.get(schema.READERS, "{}"))
 
 
 def reader_facts(trace: xr.Dataset) -> dict[str, ReaderFacts]:

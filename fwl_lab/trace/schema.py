@@ -33,13 +33,13 @@ Further optional variables are listed in :data:`FIELDS` and, for those that exis
 :func:`parameter_fields`. Saved as a Zarr 3 folder.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import xarray as xr
+
+from fwl_lab.trace.configurations import decode_configurations
 
 # Dimensions; READER and PARAMETER are coordinates along themselves too.
 READER = "reader"
@@ -194,7 +194,7 @@ def left_name(parameter: str) -> str:
 
 
 def right_name(parameter: str) -> str:
-    """Return the name of the variable with the right singular directions of a matrix's Δθ; left @ right is low-rank Δθ."""
+    """Return the name of the variable with the right singular directions; left @ right is Δθ at low rank."""
     return f"right_{parameter}"
 
 
@@ -218,25 +218,6 @@ def with_units(trace: xr.Dataset) -> xr.Dataset:
         if name in trace.variables and field.units is not None:
             trace[name].attrs[UNITS] = field.units
     return trace.assign_attrs({SCHEMA_VERSION: SCHEMA})
-
-
-def decode_configurations(text: Any) -> dict[str, dict[str, Any]]:
-    """Decode the attribute `READERS`, the configuration of each reader by name; the only place that does.
-
-    To read it of a trace, see `lookup.reader_configurations`; `lookup.encode_configurations` is the inverse.
-
-    Raises
-    ------
-    ValueError
-        The attribute is not a JSON object of objects.
-    """
-    try:
-        found = json.loads(text)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"attribute {READERS!r} is not JSON: {error}") from None
-    if not isinstance(found, dict) or not all(isinstance(one, dict) for one in found.values()):
-        raise ValueError(f"attribute {READERS!r} is {text!r:.80}; expected an object of each reader's settings.")
-    return found
 
 
 def validate(trace: xr.Dataset, *, values: bool = True) -> xr.Dataset:
