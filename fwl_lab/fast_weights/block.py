@@ -7,6 +7,7 @@ B rows, T tokens, D width, H = 4·size, S width of the norm (D when attached, `s
 
 import copy
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from fwl_lab.fast_weights.scan import Scan
 from fwl_lab.fast_weights.state import BlockOutput, FastWeightState
 from fwl_lab.fast_weights.update_rule import PARAMETERS, UpdateRule
 from fwl_lab.ops.cross_entropy import Gathered, in_autocast, token_nll
-from fwl_lab.ops.norms import RMSNorm
+from fwl_lab.ops.norms import Normalisation, RMSNorm
 from fwl_lab.ops.observer import Observer
 
 
@@ -41,6 +42,7 @@ class FastWeightBlock(nn.Module):
     input_norm: nn.LayerNorm | RMSNorm | None
     unembedding: nn.Linear
     b: nn.Parameter | None
+    kind: Literal["layer", "rms"]
 
     def __init__(
         self, input_size: int, size: int, vocab_size: int, rule: UpdateRule = UpdateRule(), *, epsilon: float = 1e-6
@@ -183,19 +185,12 @@ class FastWeightBlock(nn.Module):
         return x if self.input_norm is None else self.input_norm(x.to(self.input_norm.weight.dtype)).to(x.dtype)
 
     def normalise(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Norm(z) without gain and bias, and the factor 1/σ (..., 1)."""
-        if self.kind == "rms":
-            wide = z.to(torch.promote_types(z.dtype, torch.float32))
-            scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.epsilon)
-            return (wide * scale).to(z.dtype), scale
-        scale = torch.rsqrt(z.var(-1, correction=0, keepdim=True) + self.epsilon)
-        return F.layer_norm(z, z.shape[-1:], eps=self.epsilon), scale
+        """Return Norm(z) without gain and bias, and the factor 1/σ (..., 1)."""
+        return Normalisation(self.kind, self.epsilon).forward(z)
 
     def normalise_backward(self, gradient: Tensor, normed: Tensor, scale: Tensor) -> Tensor:
-        """∂ℓ/∂z from ∂ℓ/∂Norm(z)."""
-        along = normed * (gradient * normed).mean(-1, keepdim=True)
-        centre = gradient.mean(-1, keepdim=True) if self.kind == "layer" else 0.0
-        return scale * (gradient - centre - along)
+        """Return ∂ℓ/∂z from ∂ℓ/∂Norm(z)."""
+        return Normalisation(self.kind, self.epsilon).backward(gradient, normed, scale)
 
     # -- the pass -------------------------------------------------------------------------------------------------
 

@@ -11,17 +11,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from fwl_lab.corpora.documents import check_text
 from fwl_lab.fast_weights import FastWeightBlock
 from fwl_lab.models.context import Context, read_body
 from fwl_lab.models.exact import make_exact
-from fwl_lab.models.saving import WINDOW_NAME
-from fwl_lab.models.tuned_rule import GradientStatistics
+from fwl_lab.models.saving import BLOCK, WINDOW_NAME, save_model
+from fwl_lab.models.tuned_rule import GradientStatistics, TunedRule
 from fwl_lab.ops.cross_entropy import token_nll
-from fwl_lab.ops.norms import RMSNorm, root_mean_square
+from fwl_lab.ops.norms import Normalisation, RMSNorm
 
 NORM_NAMES = ("norm", "ln_f")  # the final norm in the Llama, Mistral and Qwen families, and in GPT-2
 
@@ -111,7 +110,8 @@ class LanguageModel(nn.Module):
         self.block = block
         self.provenance: dict[str, Any] = {}
         self.token_counts: Any = None
-        self.gradient_statistics: GradientStatistics | None = None
+        self._gradient_statistics: GradientStatistics | None = None
+        self._tuned_rule: TunedRule | None = None
         # Kept out of the registered modules: a base that shares the network would appear twice among them.
         self.__dict__["_base"] = base
 
@@ -136,9 +136,36 @@ class LanguageModel(nn.Module):
         return self.__dict__["_base"]
 
     def inherit(self, other: "LanguageModel") -> None:
-        """Take over what is known of a model beside its weights: provenance, token counts, gradient statistics."""
+        """Take over another model's provenance, token counts, tuned rule and gradient statistics."""
         self.provenance, self.token_counts = other.provenance, other.token_counts
-        self.gradient_statistics = other.gradient_statistics
+        self.tuned_rule, self.gradient_statistics = other.tuned_rule, other.gradient_statistics
+
+    @property
+    def tuned_rule(self) -> TunedRule | None:
+        """Rule of dynamic evaluation tuned for this model, which a reader without another takes; set on the base too.
+
+        Raises ValueError where something else than a TunedRule or None is assigned.
+        """
+        return self._tuned_rule
+
+    @tuned_rule.setter
+    def tuned_rule(self, rule: TunedRule | None) -> None:
+        if rule is not None and not isinstance(rule, TunedRule):
+            raise ValueError(f"tuned_rule is {rule!r:.80}; expected a TunedRule, such as TunedRule('sgd', lr=0.05).")
+        self._tuned_rule = rule
+        if (base := self.__dict__["_base"]) is not None:
+            base.tuned_rule = rule
+
+    @property
+    def gradient_statistics(self) -> GradientStatistics | None:
+        """Statistics of training gradients that an RMS rule divides by; set on the base too."""
+        return self._gradient_statistics
+
+    @gradient_statistics.setter
+    def gradient_statistics(self, statistics: GradientStatistics | None) -> None:
+        self._gradient_statistics = statistics
+        if (base := self.__dict__["_base"]) is not None:
+            base.gradient_statistics = statistics
 
     def _apply(self, function: Any, recurse: bool = True) -> "LanguageModel":
         """What `to`, `double`, `cuda` and alike come down to: a base with a body of its own goes along."""
@@ -246,10 +273,7 @@ class LanguageModel(nn.Module):
 
     def normalise(self, x: Tensor) -> Tensor:
         """Norm(x) without gain and bias, (..., D), by the kind and ε of the model's final norm."""
-        norm = self.final_norm
-        if isinstance(norm, nn.LayerNorm):
-            return F.layer_norm(x, x.shape[-1:], eps=norm.eps)
-        return root_mean_square(x, norm.variance_epsilon)
+        return Normalisation.of(self.final_norm).apply(x)
 
     def slow_output(self, residual: Tensor, seen: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
         """What the unembedding reads, (B, T, D), float32 or wider, without adaptation: final norm, or block at θ₀.
@@ -297,10 +321,8 @@ class LanguageModel(nn.Module):
             digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode() + data.tobytes())
         return digest.hexdigest()[:16]
 
-    def save(self, folder: str | Path, *, dtype: torch.dtype | None = None, block: str = "fast_weights") -> None:
-        """Write the model, its block and its base to a folder; see `fwl_lab.loading.save_model`."""
-        from fwl_lab.models.saving import save_model
-
+    def save(self, folder: str | Path, *, dtype: torch.dtype | None = None, block: str = BLOCK) -> None:
+        """Write the model, its block and its base to a folder; see `fwl_lab.models.saving.save_model`."""
         save_model(self, folder, dtype=dtype, block=block)
 
 
