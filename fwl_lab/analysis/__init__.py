@@ -1,17 +1,9 @@
-"""What a trace says: gains, averages and breakdowns with intervals. xarray in, xarray out; no torch.
+"""Compute results from traces: a Dataset in, a Dataset out.
 
-Gain is the NLL of a baseline reader minus the NLL of a reader, token by token, in nats; positive is better.
-
-=====================================  ===============================================================================
-:mod:`fwl_lab.analysis.gains`          gains, and averages per token, word and byte
-:mod:`fwl_lab.analysis.breakdowns`     gain by position, repetition, training frequency, kind of token; intervals
-:mod:`fwl_lab.analysis.comparisons`    several seeds, reset and carry, net of generic adaptation, key tokens, cost
-:mod:`fwl_lab.analysis.bootstrap`      resampling of documents, for the intervals
-:mod:`fwl_lab.analysis.fast_weights`   Δθ at any token, from factors or snapshots
-:mod:`fwl_lab.analysis.spectra`        singular values and directions of Δθ, and what they promote
-=====================================  ===============================================================================
-
-All their public names are here too.
+`gains`, `breakdowns` (by position, repetition, class of token) and `comparisons` (of seeds, states, costs) are about
+NLL, and their public names are here too; `bootstrap` gives them intervals. `fast_weights` and `spectra` are about Δθ.
+Gain is the NLL of a baseline reader minus that of a reader, token by token, in nats; positive is better.
+Nothing here runs a model or draws: no torch, no plotly, and no import but from `fwl_lab.trace`.
 """
 
 from fwl_lab.analysis.breakdowns import (

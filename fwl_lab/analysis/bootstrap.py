@@ -1,4 +1,4 @@
-"""Bootstrap intervals for ratios of sums: whole documents resampled, or blocks within the only one.
+"""Compute bootstrap intervals of ratios of sums, resampling whole documents, or blocks of a single one.
 
 Symbols: U units (documents, or strides of one document), R readers, K buckets, B replicates.
 """
@@ -12,7 +12,7 @@ _STRIDES_PER_BLOCK = 8
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How intervals are drawn: number of replicates, coverage, seed."""
+    """Options of an interval: number of replicates, coverage, seed."""
 
     resamples: int = 2000
     level: float = 0.95
@@ -28,7 +28,7 @@ DEFAULT = Bootstrap()
 
 @dataclass(frozen=True)
 class Units:
-    """What is resampled.
+    """Gains summed by resampling unit: a document, or a stride of the only document.
 
     Attributes
     ----------
@@ -36,8 +36,8 @@ class Units:
         Gain of a unit in a bucket.
     counts : (U, K) int
         Tokens of a unit in a bucket.
-    blocks
-        Units are strides of one document and are drawn in runs, not one by one.
+    blocks : bool
+        Whether units are strides of one document, which are drawn in runs and not one by one.
     """
 
     sums: np.ndarray
@@ -57,19 +57,19 @@ class Units:
         return cls(np.stack(sums, axis=1) if sums else np.zeros((units, 0, buckets)), counts, bool(blocks))
 
     def averaged(self) -> "Units":
-        """Each unit's own mean in place of its sum, so that every unit counts the same."""
+        """Replace each unit's sum by its mean, so that every unit counts the same."""
         return Units(self.sums / self.counts[:, None], np.ones_like(self.counts), self.blocks)
 
     def intervals(self, bootstrap: Bootstrap) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Mean, low and high, each (R, K); low and high are NaN where one unit of several is all there is."""
+        """Return mean, low and high, each (R, K); low and high are NaN in a bucket of only one of several units."""
         known = np.full(self.counts.shape[1], self.blocks) | ((self.counts > 0).sum(axis=0) > 1)
         return self._ratio(self.counts[:, None], known, bootstrap)
 
     def shares(self, bootstrap: Bootstrap) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Share of each bucket in the gain of all buckets, low and high, each (R, K); they add up to 1 over buckets.
+        """Return each bucket's share of the gain of all buckets, low and high, each (R, K); shares add up to 1.
 
-        A share may be negative or above 1 where buckets gain and lose; its interval is of use only where the gain of
-        all is well above 0.
+        A share may be negative or above 1 where some buckets gain and others lose; its interval is meaningful only
+        where the gain of all buckets is well above 0.
         """
         known = np.full(self.counts.shape[1], self.blocks or len(self.counts) > 1)
         return self._ratio(self.sums.sum(axis=2, keepdims=True), known, bootstrap)
@@ -77,10 +77,16 @@ class Units:
     def _ratio(
         self, parts: np.ndarray, known: np.ndarray, bootstrap: Bootstrap
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Sums over `parts` (U, R or 1, K or 1) with percentile intervals; NaN but in the buckets `known` (K,)."""
+        """Divide the sums by `parts` (U, R or 1, K or 1), with percentile intervals in the buckets `known` (K,).
+
+        Returns
+        -------
+        ratio, low, high : (R, K)
+            Low and high are NaN in all other buckets.
+        """
         rng = np.random.default_rng(bootstrap.seed)
         weights = self._weights(rng, bootstrap.resamples)  # (B, U)
-        with np.errstate(invalid="ignore", divide="ignore"):  # a replicate without the bucket is 0/0, and left out
+        with np.errstate(invalid="ignore", divide="ignore"):  # 0/0: a replicate without the bucket
             ratio = self.sums.sum(axis=0) / parts.sum(axis=0)
             replicates = np.tensordot(weights, self.sums, 1) / np.tensordot(weights, parts, 1)  # (B, R, K)
         tail = (1 - bootstrap.level) / 2
@@ -91,14 +97,14 @@ class Units:
         return ratio, low, high
 
     def _weights(self, rng: np.random.Generator, resamples: int) -> np.ndarray:
-        """How often each unit is in each replicate, (B, U) float."""
+        """Draw how often each unit is in each replicate, (B, U) float."""
         units = len(self.counts)
         window = min(_STRIDES_PER_BLOCK, units) if self.blocks else 1
         draws = rng.multinomial(-(-units // window), np.full(units, 1 / units), size=resamples)
-        # A block that starts at u also holds u+1, u+2, ...; past the end it goes on from the start.
+        # A block that starts at u also holds u+1, u+2, ...; past the last unit it wraps around to the first.
         return np.stack([np.roll(draws, shift, axis=1) for shift in range(window)]).sum(axis=0).astype(np.float64)
 
 
 def block_length(tokens: int) -> int:
-    """Tokens in a block: 64, more in a long document so that about 64 blocks cover it, never over a quarter of it."""
+    """Return the tokens in a block: 64, or a 64th of a longer document, but never more than a quarter of it."""
     return max(1, min(max(64, tokens // 64), tokens // 4))

@@ -1,4 +1,4 @@
-"""Where gains are: by position, repetition, frequency, kind of token; with intervals. xarray in, xarray out; no torch.
+"""Break gains down by position, repetition, frequency and class of token, with intervals. No torch.
 
 Breakdowns and bootstraps return a Dataset with
 
@@ -7,13 +7,15 @@ Breakdowns and bootstraps return a Dataset with
 ``low``, ``high``       percentile bootstrap interval (95 % unless told otherwise) of that mean
 ``tokens``              tokens in the bucket
 ``documents``           documents with a token in the bucket
-``share``               of the gain of all tokens, with ``share_low``, ``share_high``: by token class and by repetition
+``share``               share of the gain of all tokens, with ``share_low``, ``share_high``: by class and by repetition
 ======================  =============================================================================================
 
 Intervals are *paired*: both readers are resampled together. With several documents, whole documents are resampled,
-so the interval speaks of other documents like these; a bucket held by one of several documents has none (NaN), and
-with fewer than about ten documents it is too narrow. With a single document, overlapping blocks of consecutive
-tokens are resampled around a circle (Politis and Romano 1992): that interval speaks of this document only.
+so the interval is about other documents like these; a bucket that only one of several documents has tokens in gets none
+(NaN), and with fewer than about ten documents it is too narrow. With a single document, overlapping blocks of
+consecutive tokens are resampled around a circle (Politis and Romano 1992): that interval is about this document only.
+
+`baseline` is the reader that gains are measured against; None: `default_baseline` of the trace.
 """
 
 import unicodedata
@@ -23,12 +25,12 @@ import numpy as np
 import xarray as xr
 
 from fwl_lab.analysis.bootstrap import DEFAULT, Bootstrap, Units
-from fwl_lab.analysis.gains import DOCUMENT_COUNT, TOKEN_COUNT, gain
+from fwl_lab.analysis.gains import BASELINE, DOCUMENT_COUNT, TOKEN_COUNT, gain
 from fwl_lab.trace.arrays import text_array
 from fwl_lab.trace.schema import BASE, DOCUMENT, NAT, ONE, POSITION, READER, TOKEN_ID, TOKEN_TEXT, TOKENS, UNITS
 
 BUCKET: Final = "bucket"  # dimension of a breakdown
-LABEL: Final = "label"  # what a bucket is called
+LABEL: Final = "label"  # text that names a bucket
 START: Final = "start"  # first value in a bucket
 STOP: Final = "stop"  # one past the last value in it; -1: open
 MEAN: Final = "mean"
@@ -41,7 +43,7 @@ AVERAGE: Final = "average"  # dimension of paired_bootstrap()
 MICRO: Final = "micro"
 PER_DOCUMENT: Final = "per_document"
 
-#: The classes of tokens, see :func:`token_class`.
+#: Classes of tokens, see :func:`token_class`.
 TOKEN_CLASSES: Final = ("word", "number", "punctuation", "whitespace", "other")
 REPETITIONS: Final = ("first occurrence", "repeat")
 
@@ -49,9 +51,9 @@ _OCCURRENCES = (0, 1, 2, 3, 5, 9, 17)
 
 
 def gain_by_position(
-    trace: xr.Dataset, bucket: int = 512, *, baseline: str = BASE, bootstrap: Bootstrap = DEFAULT
+    trace: xr.Dataset, bucket: int = 512, *, baseline: str | None = None, bootstrap: Bootstrap = DEFAULT
 ) -> xr.Dataset:
-    """Mean gain in buckets of `bucket` tokens from the document's start: does it help at once, does it last?"""
+    """Average the gain in buckets of `bucket` positions, counted from the document's start."""
     if bucket < 1:
         raise ValueError(f"a bucket must hold at least 1 token, not {bucket}")
     index = trace[POSITION].values // bucket
@@ -60,10 +62,10 @@ def gain_by_position(
     return _breakdown(trace, index, _buckets(labels, starts, starts + bucket), baseline, bootstrap)
 
 
-def gain_by_occurrence(trace: xr.Dataset, *, baseline: str = BASE, bootstrap: Bootstrap = DEFAULT) -> xr.Dataset:
-    """Mean gain by how often the same token id came earlier in the same document.
+def gain_by_occurrence(trace: xr.Dataset, *, baseline: str | None = None, bootstrap: Bootstrap = DEFAULT) -> xr.Dataset:
+    """Average the gain by how often the same token id came earlier in the same document.
 
-    Bucket "0" is a token's first occurrence: what adaptation does beyond remembering tokens.
+    Bucket "0" is a token's first occurrence: the gain there is more than the memory of a token.
     """
     starts = np.array(_OCCURRENCES)
     index = (
@@ -74,19 +76,22 @@ def gain_by_occurrence(trace: xr.Dataset, *, baseline: str = BASE, bootstrap: Bo
 
 
 def gain_by_frequency(
-    trace: xr.Dataset, counts: np.ndarray, *, baseline: str = BASE, bootstrap: Bootstrap = DEFAULT
+    trace: xr.Dataset, counts: np.ndarray, *, baseline: str | None = None, bootstrap: Bootstrap = DEFAULT
 ) -> xr.Dataset:
-    """Mean gain by how often the token occurs in the model's training split, in bins of powers of ten.
+    """Average the gain by how often the token occurs in the model's training split, in bins of powers of ten.
 
     Parameters
     ----------
+    trace : Dataset
     counts : (V,) int
         Occurrences of every token id in the training split.
+    baseline : str, optional
+    bootstrap : Bootstrap
 
     Raises
     ------
     ValueError
-        `counts` is not one number a token id, or holds a negative one.
+        `counts` is not one number per token id, or holds a negative one.
     """
     counts, ids = np.asarray(counts), trace[TOKEN_ID].values
     if counts.ndim != 1 or len(counts) <= ids.max() or counts.min() < 0:
@@ -101,15 +106,17 @@ def gain_by_frequency(
     return _breakdown(trace, index, _buckets(labels, starts, stops), baseline, bootstrap)
 
 
-def gain_by_repetition(trace: xr.Dataset, *, baseline: str = BASE, bootstrap: Bootstrap = DEFAULT) -> xr.Dataset:
-    """Mean gain on first occurrences of a token id in its document and on repeats, and their shares of all gain."""
+def gain_by_repetition(trace: xr.Dataset, *, baseline: str | None = None, bootstrap: Bootstrap = DEFAULT) -> xr.Dataset:
+    """Average the gain over first occurrences of a token id in its document and over repeats, with their shares."""
     again = earlier_occurrences(trace[DOCUMENT].values, trace[TOKEN_ID].values) > 0
     buckets = xr.Dataset(coords={LABEL: (BUCKET, text_array(REPETITIONS))})
     return _breakdown(trace, again.astype(np.int64), buckets, baseline, bootstrap, shares=True)
 
 
-def gain_by_token_class(trace: xr.Dataset, *, baseline: str = BASE, bootstrap: Bootstrap = DEFAULT) -> xr.Dataset:
-    """Mean gain on words, numbers, punctuation, whitespace and other tokens, and their shares of all gain."""
+def gain_by_token_class(
+    trace: xr.Dataset, *, baseline: str | None = None, bootstrap: Bootstrap = DEFAULT
+) -> xr.Dataset:
+    """Average the gain over words, numbers, punctuation, whitespace and other tokens, with their shares."""
     texts = trace[TOKEN_TEXT].values.tolist()
     places = {text: TOKEN_CLASSES.index(token_class(text)) for text in set(texts)}
     index = np.array([places[text] for text in texts])
@@ -118,18 +125,23 @@ def gain_by_token_class(trace: xr.Dataset, *, baseline: str = BASE, bootstrap: B
 
 
 def token_class(text: str) -> str:
-    """What a token's text is made of, whitespace around it left aside; no other token is looked at.
+    """Classify a token by its text alone, whitespace around it left out.
+
+    Returns
+    -------
+    One of these strings.
 
     "word"
-        Letters, digits and underscores, and no digit in front: names, keywords, parts of words.
+        Letters, digits and underscores, not starting with a digit: names, keywords, parts of words.
     "number"
         A digit, then letters, digits, underscores and points: "42", "0x1f", "1.5e".
     "punctuation"
         Punctuation, operators and other signs of Unicode's categories P, Sm, Sc and Sk: "()", "==", "…".
     "whitespace"
-        Nothing else, and at least one space, tab or line break.
+        At least one space, tab or line break, and nothing else.
     "other"
-        Anything mixed ("[0]", "self."), emoji, control characters, and a token that ends inside a character ("").
+        Anything mixed ("[0]", "self."), emoji, control characters, and the empty text of a token that ends inside a
+        character.
     """
     core = text.strip()
     if not core:
@@ -142,17 +154,27 @@ def token_class(text: str) -> str:
     return "punctuation" if all(k[0] == "P" or k in ("Sm", "Sc", "Sk") for k in kinds) else "other"
 
 
-def paired_bootstrap(trace: xr.Dataset, *, baseline: str = BASE, bootstrap: Bootstrap = DEFAULT) -> xr.Dataset:
-    """Mean gain over a baseline with its interval, averaged in two ways: ``mean``, ``low``, ``high`` (reader, average).
+def paired_bootstrap(trace: xr.Dataset, *, baseline: str | None = None, bootstrap: Bootstrap = DEFAULT) -> xr.Dataset:
+    """Average the gain over all tokens in two ways, with intervals: ``mean``, ``low``, ``high`` (reader, average).
 
     ``average`` is "micro" (ratio of sums: every token counts the same) or "per_document" (mean of the documents' own
     averages: every document counts the same). To compare two adapted readers, name one as the baseline.
     """
-    return averages(gain(trace, baseline), baseline=baseline, bootstrap=bootstrap)
+    return averages(gain(trace, baseline), bootstrap=bootstrap)
 
 
-def averages(gains: xr.DataArray, *, baseline: str = BASE, bootstrap: Bootstrap = DEFAULT) -> xr.Dataset:
-    """`paired_bootstrap` of gains (reader, token) that are at hand; their coordinate "document" says what is drawn."""
+def averages(gains: xr.DataArray, *, baseline: str | None = None, bootstrap: Bootstrap = DEFAULT) -> xr.Dataset:
+    """Average gains (reader, token), as :func:`paired_bootstrap` does those of a trace.
+
+    Parameters
+    ----------
+    gains : DataArray
+        With the coordinate "document" on its tokens.
+    baseline : str, optional
+        Name for the result's attribute; None: that of the gains' own attribute "baseline".
+    bootstrap : Bootstrap
+    """
+    baseline = str(gains.attrs.get(BASELINE, BASE)) if baseline is None else baseline
     document = gains[DOCUMENT].values
     units = Units.of(gains.transpose(READER, ...).values, document, np.zeros(len(document), dtype=np.int64), 1)
     micro = units.intervals(bootstrap)
@@ -167,7 +189,7 @@ def averages(gains: xr.DataArray, *, baseline: str = BASE, bootstrap: Bootstrap 
 
 
 def earlier_occurrences(document: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """How often each token id has occurred before in its own document: (T,), (T,) -> (T,) int."""
+    """Count how often each token id has occurred before in its own document: (T,), (T,) -> (T,) int."""
     order = np.lexsort((ids, document))  # stable, so equal ids stay in reading order
     new = np.ones(len(ids), dtype=bool)
     new[1:] = (np.diff(ids[order]) != 0) | (np.diff(document[order]) != 0)
@@ -181,12 +203,12 @@ def _breakdown(
     trace: xr.Dataset,
     index: np.ndarray,
     buckets: xr.Dataset,
-    baseline: str,
+    baseline: str | None,
     bootstrap: Bootstrap,
     *,
     shares: bool = False,
 ) -> xr.Dataset:
-    """Mean gain and interval in each bucket that a token falls in; `index` (token,) says which."""
+    """Average the gain in each bucket that holds a token; `index` (token,) is each token's bucket."""
     gains, document = gain(trace, baseline), trace[DOCUMENT].values
     held, index = np.unique(index, return_inverse=True)
     units = Units.of(gains.values, document, index, len(held))
@@ -204,27 +226,29 @@ def _breakdown(
         DOCUMENT_COUNT: (BUCKET, np.bincount(pairs[0], minlength=len(held))),
     }
     coords = {READER: gains[READER].values} | dict(buckets.isel({BUCKET: held}).coords)
-    return xr.Dataset(columns | counts, coords, _attributes(units, baseline, bootstrap))
+    return xr.Dataset(columns | counts, coords, _attributes(units, gains.attrs[BASELINE], bootstrap))
 
 
 def _buckets(labels: list[str], starts: np.ndarray, stops: np.ndarray) -> xr.Dataset:
+    """Return the coordinates of buckets that are ranges of numbers."""
     return xr.Dataset(coords={LABEL: (BUCKET, text_array(labels)), START: (BUCKET, starts), STOP: (BUCKET, stops)})
 
 
 def _attributes(units: Units, baseline: str, bootstrap: Bootstrap) -> dict[str, str | int | float]:
+    """Return the attributes that say how a result was made."""
     resampled = "blocks of one document" if units.blocks else "documents"
-    return {"baseline": baseline, "resampled": resampled, "resamples": bootstrap.resamples, "level": bootstrap.level}
+    return {BASELINE: baseline, "resampled": resampled, "resamples": bootstrap.resamples, "level": bootstrap.level}
 
 
 def _span(start: int, stop: int) -> str:
-    """Label of the whole numbers from `start` up to, not including, `stop`; −1 is open."""
+    """Return a label of the whole numbers from `start` up to, not including, `stop`; −1: without end."""
     if stop == -1:
         return f"{start}+"
     return f"{start}" if stop == start + 1 else f"{start}–{stop - 1}"
 
 
 def _decade(start: int) -> str:
-    """Label of the numbers from a power of ten up to the next: "1–9", "10–99", "1k–10k"."""
+    """Return a label of the numbers from a power of ten up to the next: "1–9", "10–99", "1k–10k"."""
     if start < 1000:
         return f"{start}–{10 * start - 1}"
     short = [f"{value // 1000}k" if value < 10**6 else f"{value // 10**6}M" for value in (start, 10 * start)]

@@ -1,6 +1,6 @@
-"""Gains beside other gains: several seeds, reset and carried weights, net of generic adaptation, key tokens, cost.
+"""Compare gains: of several seeds, of reset and carried weights, net of generic adaptation, and with costs. No torch.
 
-xarray in, xarray out; no torch. ``mean``, ``low`` and ``high`` are as in :mod:`fwl_lab.breakdowns`.
+``mean``, ``low``, ``high``, `baseline` and `bootstrap` are as in :mod:`fwl_lab.analysis.breakdowns`.
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,10 @@ import xarray as xr
 
 from fwl_lab.analysis.bootstrap import DEFAULT, Bootstrap
 from fwl_lab.analysis.breakdowns import AVERAGE, HIGH, LOW, MEAN, MICRO, averages, paired_bootstrap
-from fwl_lab.analysis.gains import NATS_PER_TOKEN, TOKEN_COUNT, TOKEN_PERPLEXITY, gain, perplexity
+from fwl_lab.analysis.gains import BASELINE, NATS_PER_TOKEN, TOKEN_COUNT, TOKEN_PERPLEXITY, gain, perplexity
 from fwl_lab.trace.arrays import text_array
-from fwl_lab.trace.lookup import require_reader
+from fwl_lab.trace.lookup import default_baseline, reader_names, require_reader
 from fwl_lab.trace.schema import (
-    BASE,
     BYTE,
     CARRY,
     DOCUMENT,
@@ -39,7 +38,7 @@ from fwl_lab.trace.schema import (
     UNKNOWN,
 )
 
-#: Names of readers that the controls give (see `fwl_lab.controls`).
+#: Names that the controls give to readers; see `fwl_lab.inference.controls`.
 OWN: Final = "own"
 WRONG: Final = "wrong"
 MORE_CONTEXT: Final = "more_context"
@@ -67,7 +66,7 @@ OPTIMAL: Final = "optimal"
 
 
 def require_same_tokens(traces: Sequence[xr.Dataset]) -> None:
-    """Nothing, if the traces are of the same tokens of the same documents in the same order.
+    """Check that traces are of the same tokens of the same documents in the same order.
 
     Raises
     ------
@@ -98,31 +97,39 @@ def require_same_tokens(traces: Sequence[xr.Dataset]) -> None:
                 )
 
 
-def across_seeds(traces: Sequence[xr.Dataset], *, baseline: str = BASE) -> xr.Dataset:
-    """Gain of each reader in several runs over the same documents, one run a seed, and how much it varies.
+def across_seeds(traces: Sequence[xr.Dataset], *, baseline: str | None = None) -> xr.Dataset:
+    """Compare the gain of each reader in several runs over the same documents, one run per seed.
 
-    The spread is that of the seeds; what other documents would change is the business of `paired_bootstrap`.
+    The spread is that of seeds; for that of documents see `paired_bootstrap`.
+
+    Parameters
+    ----------
+    traces : sequence of Dataset
+        Two or more.
+    baseline : str, optional
+        None: `default_baseline` of the first trace.
 
     Returns
     -------
     Dataset
-        ``gain`` (run, reader), micro averages, nat per token; over the runs ``mean``, ``std`` (of a sample, so
-        divided by the runs less one), ``min`` and ``max`` (reader). Coordinates ``seed`` and ``model_hash`` (run).
+        ``gain`` (run, reader), micro averages, nat per token; over the runs ``mean``, ``std`` (with one degree of
+        freedom less than runs), ``min`` and ``max`` (reader). Coordinates ``seed`` and ``model_hash`` (run).
 
     Raises
     ------
     ValueError
-        Fewer than two traces; other documents, tokens or readers in one than in the first.
+        There are fewer than two traces, or one differs from the first in documents, tokens or readers.
     """
     if isinstance(traces, xr.Dataset) or len(traces) < 2:
         given = 1 if isinstance(traces, xr.Dataset) else len(traces)
         raise ValueError(f"{given} trace given; expected a list of two or more, one a seed")
     require_same_tokens(traces)
-    readers = [str(name) for name in traces[0][READER].values]
+    readers = reader_names(traces[0])
+    baseline = default_baseline(traces[0]) if baseline is None else baseline
     for number, trace in enumerate(traces):
-        if {str(name) for name in trace[READER].values} != set(readers):
+        if set(reader_names(trace)) != set(readers):
             raise ValueError(
-                f"trace {number} holds the readers {', '.join(map(str, trace[READER].values))}, trace 0 holds "
+                f"trace {number} holds the readers {', '.join(reader_names(trace))}, trace 0 holds "
                 f"{', '.join(readers)}; expected the same ones, select them with trace.sel(reader=[...])"
             )
     gains = [gain(trace, baseline).mean(TOKEN) for trace in traces]
@@ -136,25 +143,33 @@ def across_seeds(traces: Sequence[xr.Dataset], *, baseline: str = BASE) -> xr.Da
         MODEL_HASH: (RUN, text_array(str(trace.attrs.get(MODEL_HASH, UNKNOWN)) for trace in traces)),
     }
     columns: dict[str, Any] = {name: (READER, values, units) for name, values in spread.items()}
-    return xr.Dataset({GAIN: ((RUN, READER), table, units)} | columns, coords, {"baseline": baseline})
+    return xr.Dataset({GAIN: ((RUN, READER), table, units)} | columns, coords, {BASELINE: baseline})
 
 
 def reset_and_carry(
-    reset: xr.Dataset, carry: xr.Dataset, *, baseline: str = BASE, bootstrap: Bootstrap = DEFAULT
+    reset: xr.Dataset, carry: xr.Dataset, *, baseline: str | None = None, bootstrap: Bootstrap = DEFAULT
 ) -> xr.Dataset:
-    """Gain with weights reset at document boundaries, and carried across them, side by side.
+    """Compare gains with fast weights reset at document boundaries and with fast weights carried across them.
+
+    Parameters
+    ----------
+    reset, carry : Dataset
+        Traces of ``score(..., carry=False)`` and ``score(..., carry=True)``.
+    baseline : str, optional
+        None: `default_baseline` of `reset`.
+    bootstrap : Bootstrap
 
     Returns
     -------
     Dataset
         ``mean``, ``low``, ``high`` (state, reader, average); ``state`` is "reset", "carry" or "difference", the second
-        less the first, paired token by token. Carried documents are not independent of each other, so the intervals
-        of "carry" and "difference" speak of these documents in this order.
+        minus the first, paired token by token. Carried documents are not independent of each other, so the intervals
+        of "carry" and "difference" are about these documents in this order.
 
     Raises
     ------
     ValueError
-        The traces' attribute "carry" does not say "false" and "true"; they are of other tokens or readers.
+        The traces' attributes "carry" are not "false" and "true", or their tokens or readers differ.
     """
     for trace, name, expected in ((reset, RESET, "false"), (carry, CARRIED, "true")):
         if (found := trace.attrs.get(CARRY)) != expected:
@@ -163,6 +178,7 @@ def reset_and_carry(
                 "score(..., carry=False) and one of score(..., carry=True), in this order"
             )
     require_same_tokens([reset, carry])
+    baseline = default_baseline(reset) if baseline is None else baseline
     without, with_ = gain(reset, baseline), gain(carry, baseline)
     if set(without[READER].values) != set(with_[READER].values):
         raise ValueError(
@@ -176,16 +192,29 @@ def reset_and_carry(
 
 
 def net_gain(
-    trace: xr.Dataset, own: str = OWN, wrong: str = WRONG, *, baseline: str = BASE, bootstrap: Bootstrap = DEFAULT
+    trace: xr.Dataset,
+    own: str = OWN,
+    wrong: str = WRONG,
+    *,
+    baseline: str | None = None,
+    bootstrap: Bootstrap = DEFAULT,
 ) -> xr.Dataset:
-    """What a reader gains by its own document beyond what any document would have given it.
+    """Split a reader's gain into generic adaptation, which any document would have given, and the rest.
+
+    Parameters
+    ----------
+    trace : Dataset
+        From `wrong_document`.
+    own, wrong : str
+        Names of the reader, and of the same reader with another document's fast weights.
+    baseline : str, optional
+    bootstrap : Bootstrap
 
     Returns
     -------
     Dataset
         ``mean``, ``low``, ``high`` (part, average). ``part`` is "gain" (of `own` over `baseline`), "generic" (of
-        `wrong`, the same reader with another document's fast weights: generic adaptation) or "net", the first less
-        the second, paired token by token.
+        `wrong` over `baseline`) or "net", the first minus the second, paired token by token.
     """
     for name in (own, wrong):
         require_reader(trace, name)
@@ -196,17 +225,25 @@ def net_gain(
         dims=(READER, TOKEN),
         coords={READER: text_array([GAIN, GENERIC, NET]), DOCUMENT: trace[DOCUMENT]},
     )
-    return averages(parts, baseline=baseline, bootstrap=bootstrap).rename({READER: PART})
+    return averages(parts, baseline=both.attrs[BASELINE], bootstrap=bootstrap).rename({READER: PART})
 
 
 def key_token_perplexity(
-    trace: xr.Dataset, *, long: str = MORE_CONTEXT, short: str = BASE, saved: float = 2.0, likely: float = 2.0
+    trace: xr.Dataset, *, long: str = MORE_CONTEXT, short: str | None = None, saved: float = 2.0, likely: float = 2.0
 ) -> xr.Dataset:
-    """Perplexity over the tokens for which a longer context matters (LongPPL; Fang et al. 2024, equations 4 to 7).
+    """Compute perplexity over the tokens for which a longer context matters (LongPPL; Fang et al. 2024, eqs. 4 to 7).
 
-    Key tokens are those that the reader `long` finds easier than `short` by more than `saved` nats, with less than
-    `likely` nats left; 2 and 2 are the paper's. The choice favours `long` and disfavours `short` by its making:
-    compare the other readers.
+    Key tokens are those whose NLL by the reader `long` is lower than by `short` by more than `saved` nats, and less
+    than `likely` nats; 2 and 2 are the paper's. This choice favours `long` over `short` by construction: compare the
+    other readers.
+
+    Parameters
+    ----------
+    trace : Dataset
+    long, short : str
+        Names of a reader with more context and one with less; `short` None: `default_baseline` of the trace.
+    saved, likely : float
+        Nats.
 
     Returns
     -------
@@ -214,6 +251,7 @@ def key_token_perplexity(
         ``nats_per_token`` and ``token_perplexity`` (reader) over key tokens, NaN if there are none; attribute
         ``tokens``, their number.
     """
+    short = default_baseline(trace) if short is None else short
     for name in (long, short):
         require_reader(trace, name)
     nll = trace[NLL].transpose(READER, TOKEN)
@@ -230,18 +268,17 @@ def key_token_perplexity(
     )
 
 
-def cost_frontier(trace: xr.Dataset, baseline: str = BASE, *, bootstrap: Bootstrap = DEFAULT) -> xr.Dataset:
-    """Bits saved per token against what each reader costs, the baseline included (it saves none).
+def cost_frontier(trace: xr.Dataset, baseline: str | None = None, *, bootstrap: Bootstrap = DEFAULT) -> xr.Dataset:
+    """Compare the bits that each reader saves per token with its costs; the baseline saves none.
 
     Returns
     -------
     Dataset
         ``bits_per_token``, ``low``, ``high`` (reader): gain / ln 2, micro average, with its interval.
-        ``seconds_per_token``, ``flops_per_token``, ``peak_bytes`` (reader): NaN where the trace does not say.
-        ``optimal`` (reader, cost): no other reader saves as much for less, or more for as little. False where the
-        cost is unknown.
+        ``seconds_per_token``, ``flops_per_token``, ``peak_bytes`` (reader): NaN where the trace does not hold them.
+        ``optimal`` (reader, cost): whether no other reader saves as much at less cost, or more at the same cost;
+        False where the cost is unknown.
     """
-    require_reader(trace, baseline)
     names, count = trace[READER].values, trace.sizes[TOKEN]
     result = paired_bootstrap(trace, baseline=baseline, bootstrap=bootstrap).sel({AVERAGE: MICRO}, drop=True)
     bits = (result[[MEAN, LOW, HIGH]] / np.log(2)).reindex({READER: names}, fill_value=0.0)
@@ -249,7 +286,7 @@ def cost_frontier(trace: xr.Dataset, baseline: str = BASE, *, bootstrap: Bootstr
         trace[name].values.astype(np.float64) if name in trace else np.full(len(names), np.nan)
         for name in (SECONDS, FLOPS_PER_TOKEN, PEAK_BYTES)
     )
-    # A time of 0 was not taken.
+    # A time of 0 was not measured.
     costs = dict(zip(COSTS, (np.where(seconds > 0, seconds, np.nan) / count, flops, memory), strict=True))
     units = dict(zip(COSTS, (f"{SECOND}/{TOKENS}", FLOP, BYTE), strict=True))
     saved = {BITS_PER_TOKEN: bits[MEAN].values, LOW: bits[LOW].values, HIGH: bits[HIGH].values}
@@ -264,7 +301,7 @@ def cost_frontier(trace: xr.Dataset, baseline: str = BASE, *, bootstrap: Bootstr
 
 
 def _optimal(saved: np.ndarray, cost: np.ndarray) -> np.ndarray:
-    """Which readers (R,) are not dominated by one that is as good in both and better in one."""
+    """Return which readers (R,) are not dominated by another that is as good in both and better in one."""
     as_good = (saved[:, None] >= saved) & (cost[:, None] <= cost)  # (other, reader)
     better = (saved[:, None] > saved) | (cost[:, None] < cost)
     return np.isfinite(cost) & ~(as_good & better).any(axis=0)

@@ -1,25 +1,23 @@
-"""What a document made of the weights: Δθ at any token of a trace. No torch.
+"""Compute Δθ at any token of a trace, from the factors or the dense matrices that were recorded. No torch.
 
 Symbols: Δθ (R, C) fast minus slow weights of one parameter; δ_i (R,), k_i (C,) the factors of token i's own update,
-−η·w in δ; ρ_i what a decay or a cap has left of it since.
+−η·w included in δ; ρ_i the fraction of it that decay and cap have left since.
 
     Δθ at token t = Σ_{i<t} ρ_i δ_i k_iᵀ        a vector has no k
 """
 
-import json
-
 import numpy as np
 import xarray as xr
 
-from fwl_lab.analysis import require_reader
-from fwl_lab.trace import schema as schema
-from fwl_lab.trace.lookup import require_parameter
+from fwl_lab.trace import schema
+from fwl_lab.trace.lookup import ReaderFacts, reader_facts, require_parameter, require_reader
 
-LEAST = 0.1  # of the past that decay must have left for it to be found from what came later
+LEAST = 0.1  # smallest ρ of the past for which Δθ is computed backwards, from a later dense one
+EVERY = 64  # tokens between snapshots, in advice for a reader of which the trace does not say how often it updates
 
 
 def fast_weight(trace: xr.Dataset, reader: str, parameter: str, token: int) -> xr.DataArray:
-    """Δθ in force when a token was scored: made of the tokens before it, not of itself.
+    """Return Δθ as it was when a token was scored: the sum of updates from the tokens before it.
 
     Parameters
     ----------
@@ -27,17 +25,20 @@ def fast_weight(trace: xr.Dataset, reader: str, parameter: str, token: int) -> x
         With the factors of `reader` (exact at any token) or with dense Δθ of it (at tokens whose last update was kept).
     reader, parameter : str
     token : int
-        Index in the trace; of what stands after the last token of a document, one more.
+        Index in the trace, or the number of its tokens: Δθ after the last one.
 
     Returns
     -------
-    DataArray (row,) or (row, col), float32, in the parameter's own unit. Of a snapshot of low rank the attribute
-    "left_out" is the norm of what it lacks, relative to that of Δθ.
+    DataArray
+        (row,) or (row, col), float32, in the parameter's own unit. Where it comes from a low-rank snapshot, the
+        attribute "left_out" is the norm of the part that was not kept, relative to that of Δθ.
 
     Raises
     ------
     ValueError
-        No such reader, parameter or token; or the trace does not hold it: says what to record.
+        The trace has no such reader, parameter or token; or it does not hold Δθ there: the message says what to record.
+        Of a reader that may learn with every token (it does, or the trace does not say), Δθ is known only right after
+        a recorded update.
     """
     require_reader(trace, reader)
     require_parameter(trace, parameter)
@@ -47,7 +48,7 @@ def fast_weight(trace: xr.Dataset, reader: str, parameter: str, token: int) -> x
     if trace.attrs.get(schema.FACTORED) == reader and schema.delta_name(parameter) in trace:
         values = _from_factors(trace, reader, parameter, token, start)
     else:
-        values = _from_snapshots(trace, reader, parameter, token, start)
+        values = _from_snapshots(trace, reader_facts(trace)[reader], parameter, token, start)
     dims = [schema.row_dim(parameter), schema.col_dim(parameter)][: values.ndim]
     attrs = {schema.UNITS: schema.ONE, "reader": reader, "parameter": parameter, "token": token}
     if values.ndim == 2 and schema.left_name(parameter) in trace and trace.attrs.get(schema.FACTORED) != reader:
@@ -58,19 +59,24 @@ def fast_weight(trace: xr.Dataset, reader: str, parameter: str, token: int) -> x
 def factors(
     trace: xr.Dataset, parameter: str, first: int, token: int
 ) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
-    """Keys (n, C) or None, updates δ (n, R) with ρ in them, and ρ (n,): of the tokens `first` to `token` − 1.
+    """Return the factors of the updates from tokens `first` to `token` − 1, as they count in Δθ at `token`.
 
-    Their product `δᵀ k` (of a vector the sum of δ) is what these tokens made of Δθ at `token`.
+    The product `deltas.T @ keys` (the sum of `deltas` for a vector) is the part of Δθ that these tokens made.
+
+    Returns
+    -------
+    keys : (n, C), or None for a vector
+    deltas : (n, R)
+        ρ δ.
+    left : (n,)
+        ρ.
     """
-    at = {schema.TOKEN: slice(first, token)}
-    deltas = trace[schema.delta_name(parameter)].isel(at).values
-    keys = trace[schema.key_name(parameter)].isel(at).values if schema.key_name(parameter) in trace else None
     left = retained(trace, str(trace.attrs[schema.FACTORED]), first, token)
-    return keys, deltas * left[:, None].astype(deltas.dtype), left
+    return *_scaled(trace, parameter, first, left), left
 
 
 def retained(trace: xr.Dataset, reader: str, first: int, token: int) -> np.ndarray:
-    """ρ (n,): what decay and cap have left, when `token` is scored, of what tokens `first` to `token` − 1 taught."""
+    """Return ρ (n,) of tokens `first` to `token` − 1 at `token`: the fraction of each update not yet decayed."""
     grid = trace[schema.UPDATE_TOKEN].values
     inside = (grid >= first) & (grid < token)
     each = np.ones(max(token - first, 0))
@@ -79,7 +85,13 @@ def retained(trace: xr.Dataset, reader: str, first: int, token: int) -> np.ndarr
 
 
 def relative_drift(trace: xr.Dataset) -> xr.DataArray:
-    """‖Δθ‖ / ‖θ₀‖ of each parameter after each update, (reader, update, parameter); infinite where θ₀ is 0."""
+    """Return ‖Δθ‖ / ‖θ₀‖ of each parameter after each update: (reader, update, parameter), infinite where θ₀ is 0.
+
+    Raises
+    ------
+    ValueError
+        Norms were not recorded.
+    """
     for name in (schema.DRIFT, schema.SLOW_NORM):
         if name not in trace:
             raise ValueError(f"{name!r} was not recorded; score with record=Recorder().")
@@ -89,7 +101,10 @@ def relative_drift(trace: xr.Dataset) -> xr.DataArray:
 
 
 def first_source(trace: xr.Dataset, token: int) -> int:
-    """First token whose updates can be in Δθ at `token`: of its document, or of all where fast weights are carried."""
+    """Return the first token whose update can be in Δθ at `token`.
+
+    That is the first of its document, or the first of the trace where fast weights were carried across documents.
+    """
     if token == 0 or str(trace.attrs.get(schema.CARRY)) == "true":
         return 0
     last = token - 1 if token == trace.sizes[schema.TOKEN] else token
@@ -97,7 +112,7 @@ def first_source(trace: xr.Dataset, token: int) -> int:
 
 
 def _from_factors(trace: xr.Dataset, reader: str, parameter: str, token: int, start: int) -> np.ndarray:
-    """The nearest dense Δθ, and the factors between: added to an earlier one, taken from a later one."""
+    """Compute Δθ from the nearest dense one and the factors in between, forwards or backwards."""
     grid, name = trace[schema.UPDATE_TOKEN].values, schema.fast_weight_name(parameter)
     rows = trace.sel({schema.READER: reader})
     kept = np.flatnonzero(rows[schema.ANCHORED].values) if name in trace else np.zeros(0, dtype=int)
@@ -118,19 +133,26 @@ def _from_factors(trace: xr.Dataset, reader: str, parameter: str, token: int, st
 
 
 def _product(trace: xr.Dataset, parameter: str, first: int, left: np.ndarray) -> np.ndarray:
-    """Σ ρ_i δ_i k_iᵀ over the tokens from `first` on, one for each ρ in `left` (n,)."""
+    """Return Σ ρ_i δ_i k_iᵀ over the tokens from `first` on, one for each ρ in `left` (n,)."""
+    keys, deltas = _scaled(trace, parameter, first, left)
+    return np.asarray(deltas.sum(0) if keys is None else deltas.T @ keys)
+
+
+def _scaled(trace: xr.Dataset, parameter: str, first: int, left: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
+    """Return keys (n, C), or None for a vector, and ρ δ (n, R) of the tokens from `first` on; `left` (n,) is ρ."""
     at = {schema.TOKEN: slice(first, first + len(left))}
     deltas = trace[schema.delta_name(parameter)].isel(at).values
-    deltas = deltas * left[:, None].astype(deltas.dtype)
-    if schema.key_name(parameter) not in trace:
-        return np.asarray(deltas.sum(0))
-    return np.asarray(deltas.T @ trace[schema.key_name(parameter)].isel(at).values)
+    keys = trace[schema.key_name(parameter)].isel(at).values if schema.key_name(parameter) in trace else None
+    return keys, deltas * left[:, None].astype(deltas.dtype)
 
 
-def _from_snapshots(trace: xr.Dataset, reader: str, parameter: str, token: int, start: int) -> np.ndarray:
-    """The dense Δθ of the last update before the token, if that was kept."""
-    every = _every(trace, reader)
-    advice = f"Record with Recorder(factors=True) (fast-weight readers) or Recorder(snapshots_every={every})."
+def _from_snapshots(trace: xr.Dataset, facts: ReaderFacts, parameter: str, token: int, start: int) -> np.ndarray:
+    """Return the dense Δθ, or its low-rank product, of the last update before the token, if that was kept."""
+    reader = facts.name
+    advice = (
+        "Record with Recorder(factors=True) (fast-weight readers) or "
+        f"Recorder(snapshots_every={facts.update_every or EVERY})."
+    )
     name = schema.fast_weight_name(parameter)
     low = schema.left_name(parameter), schema.right_name(parameter)
     if not {name, *low} & set(trace.variables) or schema.ANCHORED not in trace:
@@ -141,13 +163,12 @@ def _from_snapshots(trace: xr.Dataset, reader: str, parameter: str, token: int, 
         raise ValueError(f"Δθ of reader {reader!r} was not recorded. {advice}")
     moved = rows[schema.UPDATE_NORM].sel({schema.PARAMETER: parameter}).values > 0
     before = np.flatnonzero((grid >= start) & (grid < token) & (moved | kept))
-    still = token == start if _learns_with_every_token(trace, reader) else not len(before)
     sides = [trace.sizes[dim] for dim in (schema.row_dim(parameter), schema.col_dim(parameter)) if dim in trace.sizes]
-    if still:
+    if token == start or (facts.stepwise and not len(before)):
         return np.zeros(sides, dtype=np.float32)
-    # A fast-weight block learns with every token, whatever its norms are recorded at.
-    inside = _learns_with_every_token(trace, reader) and (not len(before) or grid[before[-1]] != token - 1)
-    if inside or not kept[before[-1]]:
+    # Unless the reader is known to update only on the grid, tokens since the last recorded update have changed Δθ too.
+    between = not facts.stepwise and (not len(before) or grid[before[-1]] != token - 1)
+    if between or not kept[before[-1]]:
         held = grid[kept]
         near = int(held[np.abs(held - token).argmin()]) + 1
         raise ValueError(f"Δθ of reader {reader!r} at token {token} was not kept; the nearest is at {near}. {advice}")
@@ -159,20 +180,9 @@ def _from_snapshots(trace: xr.Dataset, reader: str, parameter: str, token: int, 
 
 
 def _left_out(trace: xr.Dataset, reader: str, parameter: str, token: int, values: np.ndarray) -> float:
-    """‖Δθ − its low rank‖ / ‖Δθ‖, from the norm recorded of the whole: what is kept is orthogonal to it."""
+    """Return the norm of what a low-rank snapshot lacks, relative to ‖Δθ‖; the two are orthogonal."""
     before = np.flatnonzero(trace[schema.UPDATE_TOKEN].values < token)
     drift = trace[schema.DRIFT].sel({schema.READER: reader, schema.PARAMETER: parameter}).values[before[-1:]]
     if not drift.size or not drift[0]:
         return 0.0
     return float(np.sqrt(max(0.0, 1.0 - (np.linalg.norm(values.astype(np.float64)) / drift[0]) ** 2)))
-
-
-def _learns_with_every_token(trace: xr.Dataset, reader: str) -> bool:
-    """Whether Δθ moves between the updates that are recorded: that of a fast-weight block does."""
-    return bool(json.loads(trace.attrs.get(schema.READERS, "{}")).get(reader, {}).get("kind") == "FastWeightReader")
-
-
-def _every(trace: xr.Dataset, reader: str) -> int:
-    """Tokens between a reader's updates, for advice."""
-    configuration = json.loads(trace.attrs.get(schema.READERS, "{}")).get(reader, {})
-    return int(configuration.get("segment") or configuration.get("inner_batch") or 64)

@@ -1,17 +1,17 @@
-"""Levels, gains and their averages: what each reader of a trace says of all tokens. xarray in, xarray out; no torch.
+"""Compute the NLL and the gain of each reader of a trace, averaged and cumulated over tokens. No torch.
 
 Units, for a reader whose NLL adds up to N nats over T tokens, W words and B bytes of UTF-8:
 
 ====================  ===========  ======================================================================
 ``nats_per_token``    N / T        depends on the tokenizer
-``token_perplexity``  exp(N / T)   as many equally likely tokens would be as hard
+``token_perplexity``  exp(N / T)   size of a uniform distribution over tokens with the same NLL
 ``bits_per_byte``     N / ln 2 / B comparable across tokenizers
 ``nats_per_word``     N / W        comparable across tokenizers; depends on what a word is
 ``word_perplexity``   exp(N / W)   the usual figure of WikiText; = token_perplexity ** (T / W)
 ====================  ===========  ======================================================================
 
-A word is what `str.split` finds between whitespace in a document's text. All nats are shared out over the words,
-those of the whitespace too, as is usual; a document that was not read to its end may end in half a word.
+A word is what `str.split` finds between whitespace in a document's text. The nats of whitespace are counted with those
+of words, as is usual; a document that was not read to its end may end inside a word.
 """
 
 from typing import Final
@@ -19,9 +19,8 @@ from typing import Final
 import numpy as np
 import xarray as xr
 
-from fwl_lab.trace.lookup import require_reader
+from fwl_lab.trace.lookup import default_baseline, find_baseline, first_tokens, require_reader
 from fwl_lab.trace.schema import (
-    BASE,
     BYTE,
     BYTE_COUNT,
     DOCUMENT,
@@ -39,6 +38,8 @@ from fwl_lab.trace.schema import (
     UNITS,
 )
 
+BASELINE: Final = "baseline"  # attribute: the reader that gains are measured against
+RELATIVE_TO: Final = "relative_to"  # attribute: the reader that times are divided by
 TOKEN_COUNT: Final = "tokens"
 DOCUMENT_COUNT: Final = "documents"
 WORD_COUNT: Final = "words"
@@ -54,26 +55,58 @@ TIME_RATIO: Final = "time_ratio"
 WORDS: Final = "word"  # unit
 
 
-def gain(trace: xr.Dataset, baseline: str = BASE) -> xr.DataArray:
-    """Gain of every reader but the baseline: (reader, token) float64, nats; positive is better than the baseline."""
-    require_reader(trace, baseline)
+def gain(trace: xr.Dataset, baseline: str | None = None) -> xr.DataArray:
+    """Return the gain of every reader but the baseline: NLL of the baseline minus its own.
+
+    Parameters
+    ----------
+    trace : Dataset
+    baseline : str, optional
+        Name of a reader; None: "base", or else the first that does not adapt (`default_baseline`).
+
+    Returns
+    -------
+    DataArray
+        (reader, token) float64, nats; positive is better than the baseline. Its attribute "baseline" names that reader.
+
+    Raises
+    ------
+    ValueError
+        The trace has no such reader, or every reader adapts and `baseline` is None.
+    """
+    baseline = default_baseline(trace) if baseline is None else require_reader(trace, baseline)
     others = trace[NLL].isel({READER: trace[READER].values != baseline})
     difference = trace[NLL].sel({READER: baseline}).drop_vars(READER) - others
-    return difference.transpose(READER, TOKEN).rename("gain").assign_attrs({UNITS: NAT, "baseline": baseline})
+    return difference.transpose(READER, TOKEN).rename("gain").assign_attrs({UNITS: NAT, BASELINE: baseline})
 
 
 def summary(trace: xr.Dataset, relative_to: str | None = None) -> xr.Dataset:
-    """One row of averages a reader, over all documents.
+    """Average each reader over all documents.
+
+    Parameters
+    ----------
+    trace : Dataset
+    relative_to : str, optional
+        Reader whose time is the unit of `time_ratio`; None: the default baseline, if there is one.
+
+    Returns
+    -------
+    Dataset of variables (reader,)
 
     ``nats_per_token``, ``token_perplexity``, ``bits_per_byte``, ``nats_per_word``, ``word_perplexity``
-        Micro averages, as this module's table converts them: every token, byte or word counts the same. NaN where
+        Micro averages, in the units of this module's table: every token, byte or word counts the same. NaN where
         there is no byte or no word; infinite where a perplexity is too large for a float.
     ``nats_per_token_per_document``
         Mean of the documents' own averages: every document counts the same.
     ``tokens_per_second``, ``time_ratio``
-        Speed, and time over the time of `relative_to` (None: "base", if there); present if times were recorded.
+        Speed, and time divided by that of `relative_to`; present if times were recorded.
     ``flops_per_token``, ``peak_bytes``
-        Counted operations, and memory above what was taken before reading; present if they were recorded.
+        Counted operations, and memory beyond that in use before reading; present if they were recorded.
+
+    Raises
+    ------
+    ValueError
+        The trace has no reader `relative_to`.
     """
     nll = trace[NLL].transpose(READER, TOKEN).values
     names, tokens = trace[READER].values, nll.shape[1]
@@ -91,14 +124,12 @@ def summary(trace: xr.Dataset, relative_to: str | None = None) -> xr.Dataset:
         NATS_PER_WORD: (per_word, f"{NAT}/{WORDS}"),
         WORD_PERPLEXITY: (perplexity(per_word), ONE),
     }
-    if relative_to is not None:
-        require_reader(trace, relative_to)
+    reference = find_baseline(trace) if relative_to is None else require_reader(trace, relative_to)
     if SECONDS in trace:
-        # A time of 0 was too short to be told from recording.
+        # A time of 0 was too short to be measured beside the time that recording took.
         seconds = np.where(trace[SECONDS].values > 0, trace[SECONDS].values, np.nan)
         columns[TOKENS_PER_SECOND] = (tokens / seconds, f"{TOKENS}/{SECOND}")
-        reference = relative_to or BASE
-        if reference in names:
+        if reference is not None:
             columns[TIME_RATIO] = (seconds / seconds[names == reference], ONE)
     for name in (FLOPS_PER_TOKEN, PEAK_BYTES):
         if name in trace:
@@ -106,47 +137,43 @@ def summary(trace: xr.Dataset, relative_to: str | None = None) -> xr.Dataset:
     return xr.Dataset(
         {name: (READER, values, {UNITS: units}) for name, (values, units) in columns.items()},
         coords={READER: names},
-        attrs={
-            TOKEN_COUNT: tokens,
-            WORD_COUNT: words,
-            DOCUMENT_COUNT: len(length),
-            "relative_to": relative_to or BASE,
-        },
+        attrs={TOKEN_COUNT: tokens, WORD_COUNT: words, DOCUMENT_COUNT: len(length)}
+        | ({} if reference is None else {RELATIVE_TO: reference}),
     )
 
 
 def word_count(trace: xr.Dataset) -> int:
-    """Words in the tokens of all documents: what `str.split` finds between whitespace; none spans two documents."""
+    """Count the words of all documents: what `str.split` finds between whitespace; none spans two documents."""
     texts = trace[TOKEN_TEXT].values.tolist()
-    starts = np.flatnonzero(np.diff(trace[DOCUMENT].values, prepend=-1))
+    starts = first_tokens(trace)
     ends = np.append(starts[1:], len(texts))
     return sum(len("".join(texts[start:end]).split()) for start, end in zip(starts, ends, strict=True))
 
 
 def perplexity(nats: np.ndarray) -> np.ndarray:
-    """e to the power of nats per something; infinite where that is too large for a float."""
+    """Return exp(`nats`), where `nats` are averages; infinite where that is too large for a float."""
     with np.errstate(over="ignore"):
         return np.exp(nats)
 
 
 def cumulative_nll(trace: xr.Dataset) -> xr.DataArray:
-    """NLL summed from each document's start up to and including a token: (reader, token), nats."""
+    """Sum the NLL from each document's start up to and including each token: (reader, token), nats."""
     return _cumulative(trace, trace[NLL]).rename("cumulative_nll")
 
 
-def cumulative_gain(trace: xr.Dataset, baseline: str = BASE) -> xr.DataArray:
-    """Gain summed from each document's start up to and including a token: (reader, token), nats.
+def cumulative_gain(trace: xr.Dataset, baseline: str | None = None) -> xr.DataArray:
+    """Sum the gain from each document's start up to and including each token: (reader, token), nats.
 
-    Its slope is the gain per token just there; where it falls, the reader does worse than the baseline.
+    Its slope is the gain per token; where it falls, the reader does worse than the baseline. See :func:`gain`.
     """
     return _cumulative(trace, gain(trace, baseline)).rename("cumulative_gain")
 
 
 def _cumulative(trace: xr.Dataset, values: xr.DataArray) -> xr.DataArray:
-    """Running sums along tokens, from 0 at each document's start."""
+    """Cumulate values along tokens, starting from 0 in each document."""
     values = values.transpose(READER, TOKEN)
     sums = np.cumsum(values.values, axis=1)
-    first = np.flatnonzero(np.diff(trace[DOCUMENT].values, prepend=-1))
+    first = first_tokens(trace)
     before = np.where(first > 0, sums[:, first - 1], 0.0)
     lengths = np.diff(first, append=sums.shape[1])
     return values.copy(data=sums - np.repeat(before, lengths, axis=1)).assign_attrs({UNITS: NAT})

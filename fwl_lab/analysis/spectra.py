@@ -1,6 +1,7 @@
-"""What a document's Δθ is like: its spectrum, its directions, and what those say in the vocabulary. No torch.
+"""Compute the spectrum and singular directions of Δθ, and the tokens that a direction makes more likely. No torch.
 
-Symbols as in :mod:`fwl_lab.matrices`; σ singular values, largest first; u, v left and right singular directions.
+Symbols as in :mod:`fwl_lab.analysis.fast_weights`; σ singular values, largest first; u, v left and right singular
+directions.
 """
 
 from collections.abc import Sequence
@@ -9,11 +10,10 @@ from typing import Any, Final
 import numpy as np
 import xarray as xr
 
-from fwl_lab.analysis import require_reader
 from fwl_lab.analysis.fast_weights import factors, fast_weight, first_source
-from fwl_lab.trace import schema as schema
+from fwl_lab.trace import schema
 from fwl_lab.trace.arrays import text_array
-from fwl_lab.trace.lookup import require_parameter
+from fwl_lab.trace.lookup import require_parameter, require_reader
 
 INDEX: Final = "index"  # dimension of singular directions, the leading one 0
 AT: Final = "at"  # dimension of the tokens that a spectrum was asked for
@@ -23,35 +23,41 @@ STABLE_RANK: Final = "stable_rank"
 ANGLE: Final = "angle"
 SIDE: Final = "side"
 LOGIT: Final = "logit"
-NOTHING: Final = 1e-6  # of the largest singular value: float32 tells no smaller direction from none
-RECENT: Final = 256  # tokens whose keys say which sign a direction has
+NOTHING: Final = 1e-6  # of the largest singular value; a smaller one may be rounding of float32
+RECENT: Final = 256  # last tokens whose mean key decides the sign of a direction
 
 
 def spectrum(
     trace: xr.Dataset, parameter: str, tokens: Sequence[int], *, reader: str | None = None, count: int = 16
 ) -> xr.Dataset:
-    """Singular values of a matrix' Δθ at some tokens.
+    """Compute the singular values of a matrix's Δθ at some tokens, in float64.
 
     Where fewer tokens were read than the matrix has rows or columns they come from the factors' Gram matrices D Dᵀ and
     K Kᵀ, and Δθ is not formed: σ² are the eigenvalues of S K Kᵀ S with S S = D Dᵀ. Beyond that the matrix is smaller
-    than its factors, and is made first. Computed in float64.
+    than its factors, and is formed first.
 
     Parameters
     ----------
-    trace, parameter
-        As for :func:`fast_weight`; the parameter is a matrix.
+    trace : Dataset
+    parameter : str
+        Name of a matrix.
     tokens : sequence of int
         Indices in the trace.
     reader : str, optional
         None: the one whose factors the trace holds.
     count : int
-        How many leading values to return; the two ranks are of all of them.
+        Number of leading values to return; the two ranks are of all values.
 
     Returns
     -------
     Dataset
         singular_value (at, index); effective_rank (at), the exponential of the entropy of σ / Σσ (Roy and Vetterli
         2007); stable_rank (at), Σσ² / max σ²; both NaN where Δθ is 0.
+
+    Raises
+    ------
+    ValueError
+        As for :func:`fast_weight`; or the parameter is a vector, or no reader is named and the trace holds no factors.
     """
     name = _factored(trace, reader)
     require_parameter(trace, parameter)
@@ -75,13 +81,14 @@ def spectrum(
 
 
 def directions(trace: xr.Dataset, reader: str, parameter: str, token: int, *, count: int = 8) -> xr.Dataset:
-    """Leading singular directions of a matrix' Δθ at a token.
+    """Return the leading singular directions of a matrix's Δθ at a token.
 
     Returns
     -------
     Dataset
-        singular_value (index), left (index, row), right (index, col), unit vectors. Of the two signs, the one with
-        which the keys that were recorded point along `right` on the whole; without keys, its own sum is positive.
+        singular_value (index), left (index, row), right (index, col), unit vectors. Signs are chosen such that the mean
+        of the last recorded keys has a positive product with `right`; without keys, that the sum of `right` is
+        positive.
     """
     _require_some("count", count)
     delta = fast_weight(trace, reader, parameter, token)
@@ -105,7 +112,10 @@ def directions(trace: xr.Dataset, reader: str, parameter: str, token: int, *, co
 
 
 def effective_rank(values: np.ndarray) -> float:
-    """exp(−Σ p ln p), p = σ / Σσ: between 1 and their number, that if all are equal (Roy and Vetterli 2007)."""
+    """Return exp(−Σ p ln p), p = σ / Σσ: 1 to n, n if all n values are equal; NaN if all are 0 (Roy and Vetterli 2007).
+
+    values : (n,) singular values.
+    """
     total = values.sum()
     if total <= 0:
         return float("nan")
@@ -114,9 +124,9 @@ def effective_rank(values: np.ndarray) -> float:
 
 
 def principal_angles(delta: xr.DataArray, slow: Any, *, rank: int = 8) -> xr.DataArray:
-    """Angles between the leading singular subspaces of Δθ and θ₀: (side, index) radians, smallest first.
+    """Compute the angles between the leading singular subspaces of Δθ and θ₀: (side, index) radians, rising.
 
-    0: what was learned lies where the slow weights are strongest; π/2: it is orthogonal to that.
+    0: Δθ lies in the leading subspace of the slow weights; π/2: it is orthogonal to it.
 
     Parameters
     ----------
@@ -125,12 +135,12 @@ def principal_angles(delta: xr.DataArray, slow: Any, *, rank: int = 8) -> xr.Dat
     slow : array (row, col)
         θ₀, from `reader.slow_weights()`.
     rank : int
-        Directions taken of each.
+        Number of leading directions of each.
 
     Raises
     ------
     ValueError
-        Shapes that differ, or fewer directions than `rank` in one of the two: Δθ is 0 before anything was learned.
+        The shapes differ, or one of the two has fewer directions than `rank` (Δθ is 0 at a document's start).
     """
     _require_some("rank", rank)
     new, old = np.asarray(delta.values, dtype=np.float64), np.asarray(slow, dtype=np.float64)
@@ -161,27 +171,37 @@ def promotes(
     direction: int = 0,
     top: int = 10,
 ) -> xr.Dataset:
-    """Vocabulary items that a singular direction of Δθ makes more, and less, likely through the unembedding.
+    """List the tokens whose logits a singular direction of Δθ raises, and lowers, most through the unembedding.
 
-    Of W2 a direction adds (σ v·h) u to what the last norm reads, so the logits move along U (g ∘ u), u centred where
-    the norm centres; b2 and b are vectors, and their own direction. The change is to first order, of a unit step, at
-    θ₀'s gain; W1's acts through a relu², and g's depends on the token, so neither has one answer.
+    A direction of W2 adds (σ v·h) u to the input of the last norm, so the logits move along U (g ∘ u), with u centred
+    if that norm is a LayerNorm; b2 and b are vectors, and their own direction. The change is to first order, of a unit
+    step, with g of θ₀. W1 acts through relu² and g on each token differently, so their directions have no such list.
 
     Parameters
     ----------
+    trace : Dataset
     model : LanguageModel
-        The one that read, for its unembedding and its tokenizer.
+        The model that read, for its unembedding and its tokenizer.
     parameter : str
         "W2", "b2" or "b".
+    token : int
+        As for :func:`fast_weight`.
+    reader : str, optional
+        None: the one whose factors the trace holds.
     direction : int
-        Which singular direction of a matrix, the leading one 0.
+        Index of a singular direction of a matrix, the leading one 0.
     top : int
-        Items at each end.
+        Number of tokens at each end.
 
     Returns
     -------
     Dataset
         logit (side, rank), token_id (side, rank), token_text (side, rank); side "promoted" or "suppressed".
+
+    Raises
+    ------
+    ValueError
+        As for :func:`fast_weight`; or another parameter, model, or direction than Δθ has.
     """
     name = _factored(trace, reader)
     block = getattr(model, "block", None)
@@ -223,6 +243,7 @@ def promotes(
 
 
 def _singular_values(trace: xr.Dataset, reader: str, parameter: str, token: int) -> np.ndarray:
+    """Return all singular values of Δθ, largest first, in float64; see :func:`spectrum`."""
     start = first_source(trace, token)
     if trace.attrs.get(schema.FACTORED) == reader and schema.key_name(parameter) in trace:
         sides = [trace.sizes[schema.row_dim(parameter)], trace.sizes[schema.col_dim(parameter)]]
@@ -241,7 +262,7 @@ def _singular_values(trace: xr.Dataset, reader: str, parameter: str, token: int)
 
 
 def _factored(trace: xr.Dataset, reader: str | None) -> str:
-    """The reader asked for, or the one whose factors the trace holds."""
+    """Return the reader asked for, or the one whose factors the trace holds."""
     name = reader or str(trace.attrs.get(schema.FACTORED, ""))
     if not name:
         raise ValueError("the trace holds no factors; name a reader, or record with Recorder(factors=True).")
@@ -250,25 +271,28 @@ def _factored(trace: xr.Dataset, reader: str | None) -> str:
 
 
 def _require_some(name: str, count: int) -> None:
+    """Check that a number is positive."""
     if count < 1:
         raise ValueError(f"{name} is {count}; expected at least 1.")
 
 
 def _count(values: np.ndarray) -> int:
-    """How many of a matrix' singular values are more than what rounding leaves of none."""
+    """Count the singular values of a matrix that are larger than rounding errors."""
     return int((values > NOTHING * values.max(initial=0.0)).sum())
 
 
 def _stable_rank(values: np.ndarray) -> float:
+    """Return Σσ² / max σ², NaN where all are 0."""
     top = values.max(initial=0.0)
     return float((values**2).sum() / top**2) if top > 0 else float("nan")
 
 
 def _numpy(weight: Any) -> np.ndarray:
-    """A torch parameter as float64."""
+    """Return a torch parameter as a float64 array."""
     return np.asarray(weight.detach().float().cpu().numpy(), dtype=np.float64)
 
 
 def _require_matrix(values: np.ndarray, parameter: str) -> None:
+    """Check that a parameter is a matrix."""
     if values.ndim != 2:
         raise ValueError(f"{parameter} is a vector; expected a matrix, such as 'W2'.")
