@@ -29,7 +29,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "models.from_scratch": ["new_model"],
         "models.language_model": ["LanguageModel"],
         "models.loading": ["load_model"],
-        "models.tuned_rule": ["GradientStatistics"],
+        "models.tuned_rule": ["GradientStatistics", "TunedRule"],
         "readers.base": ["Reader"],
         "readers.dynamic_evaluation.gradient_statistics": ["gradient_statistics"],
         "readers.dynamic_evaluation.optimizers": ["DynamicEvaluationRMS", "DynamicEvaluationSGD"],

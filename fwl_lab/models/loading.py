@@ -1,12 +1,16 @@
-"""Models from folders and the hub, and back to folders: safetensors only, no pickle, no remote code.
+"""Load models from folders and from the hub: safetensors only, no pickle, no remote code.
 
 A folder holds a Hugging Face model and tokenizer and, beside them,
 
 - `fast_weights.safetensors`: the block, and those weights of the body that were trained with it;
 - `control.safetensors`: the same of its slow control (same size, same training, no fast weights), where there is one;
-- `provenance.json`: how the model came about, and what was measured and tuned on validation documents;
+- `tuned_rule.json`: the rule of dynamic evaluation tuned for the model (`model.tuned_rule`), where there is one;
+- `gradient_statistics.safetensors`: what the RMS rules of dynamic evaluation divide by, where such a rule was tuned;
 - `token_counts.safetensors`: how often each token occurs in the training documents;
-- `gradient_statistics.safetensors`: what the RMS rules of dynamic evaluation divide by, where such a rule was tuned.
+- `provenance.json`: a record of how the model was trained, tuned and measured, which no code obeys.
+
+Folders written before `tuned_rule.json` existed have the rule in `provenance.json`, under the key
+"dynamic_evaluation"; loading makes it the model's `tuned_rule` and keeps the record under the key "tuning".
 """
 
 import json
@@ -23,11 +27,12 @@ from fwl_lab.fast_weights import UpdateRule
 from fwl_lab.models.attach import attach_fast_weights
 from fwl_lab.models.devices import choose_device
 from fwl_lab.models.language_model import LanguageModel
-from fwl_lab.models.saving import BLOCK, CONTROL, COUNTS_FILE, PROVENANCE_FILE, STATISTICS_FILE
-from fwl_lab.models.tuned_rule import GradientStatistics
+from fwl_lab.models.saving import BLOCK, CONTROL, COUNTS_FILE, PROVENANCE_FILE, STATISTICS_FILE, TUNED_RULE_FILE
+from fwl_lab.models.tuned_rule import GradientStatistics, TunedRule
 from fwl_lab.ops.tensor_files import check_finite, read_tensors
 
 BUNDLED = Path(__file__).parent.parent / "assets" / "bundled"
+OLD_RULE_KEY, TUNING_KEY = "dynamic_evaluation", "tuning"  # in provenance; see above
 
 
 def load_model(
@@ -55,8 +60,8 @@ def load_model(
     FileNotFoundError
         No such folder, or no model in it.
     ValueError
-        Weights that are not in safetensors, damaged, of another model, or not finite; an unknown device; a hub name
-        that cannot be reached.
+        Weights that are not in safetensors, damaged, of another model, or not finite; a damaged JSON file; an
+        unknown device; a hub name that cannot be reached.
     """
     device = choose_device(device)
     folder = BUNDLED if str(name) == "bundled" else Path(name)
@@ -80,13 +85,7 @@ def load_model(
             model = _load_block(model, path)
         elif block != BLOCK:
             raise FileNotFoundError(f"{str(folder)!r} holds no {path.name}; its blocks are {_blocks(folder)}.")
-        if (folder / PROVENANCE_FILE).exists():
-            model.provenance = json.loads((folder / PROVENANCE_FILE).read_text())
-        if (folder / COUNTS_FILE).exists():
-            model.token_counts = read_tensors(folder / COUNTS_FILE)[0]["token_counts"].numpy()
-        if (folder / STATISTICS_FILE).exists():
-            tensors, _ = read_tensors(folder / STATISTICS_FILE, device)
-            model.gradient_statistics = GradientStatistics.from_tensors(tensors)
+        _load_facts(model, folder, device)
         if model.block is not None:
             model.base.inherit(model)
     for part in (model, model.base):
@@ -94,11 +93,46 @@ def load_model(
     return model
 
 
+def _load_facts(model: LanguageModel, folder: Path, device: torch.device) -> None:
+    """Give a model what lies beside its weights: provenance, tuned rule, token counts, gradient statistics."""
+    model.provenance = _read_json(folder / PROVENANCE_FILE) or {}
+    facts, place = _read_json(folder / TUNED_RULE_FILE), folder / TUNED_RULE_FILE
+    old = model.provenance.get(OLD_RULE_KEY)
+    if facts is None and isinstance(old, dict):
+        facts, place = old, folder / PROVENANCE_FILE
+        model.provenance[TUNING_KEY] = model.provenance.pop(OLD_RULE_KEY)
+    if facts is not None:
+        try:
+            model.tuned_rule = TunedRule.from_facts(facts)
+        except ValueError as error:
+            raise ValueError(f"{str(place)!r} holds no rule of dynamic evaluation: {error}") from error
+    if (folder / COUNTS_FILE).exists():
+        model.token_counts = read_tensors(folder / COUNTS_FILE)[0]["token_counts"].numpy()
+    if (folder / STATISTICS_FILE).exists():
+        tensors, _ = read_tensors(folder / STATISTICS_FILE, device)
+        model.gradient_statistics = GradientStatistics.from_tensors(tensors)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """Read a JSON object; None where there is no such file."""
+    if not path.exists():
+        return None
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is damaged or no JSON: {error}") from error
+    if not isinstance(facts, dict):
+        raise ValueError(f"{str(path)!r} holds a {type(facts).__name__}; expected a JSON object.")
+    return facts
+
+
 def _blocks(folder: Path) -> str:
+    """Return the names of the blocks that a folder holds, for an error message."""
     return ", ".join(p.stem for p in (folder / f"{n}.safetensors" for n in (BLOCK, CONTROL)) if p.exists()) or "none"
 
 
 def _check_folder(folder: Path) -> None:
+    """Raise an error unless a folder holds a configuration and whole safetensors files."""
     if not (folder / "config.json").exists():
         raise FileNotFoundError(f"{str(folder)!r} holds no config.json; expected a folder written by model.save().")
     weights = sorted(folder.glob("model*.safetensors"))
@@ -113,8 +147,9 @@ def _check_folder(folder: Path) -> None:
 
 
 def _load_network(source: str, dtype: torch.dtype, local: bool) -> PreTrainedModel:
+    """Load the Hugging Face network of a folder (`local`) or hub name, with all weights there and finite."""
     bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()  # a bar for the blink of an eye is noise in every notebook
+    transformers_logging.disable_progress_bar()  # loading is short, and a bar would stand in every notebook
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
@@ -148,7 +183,7 @@ def _load_network(source: str, dtype: torch.dtype, local: bool) -> PreTrainedMod
 
 
 def _restore_bias(network: PreTrainedModel, report: dict[str, Any], folder: Path) -> None:
-    """Load the unembedding's bias, of which a configuration says nothing, and take it off the report."""
+    """Load the unembedding's bias, which no configuration mentions, and remove it from the report."""
     head = network.get_output_embeddings()
     name = next(f"{name}.bias" for name, module in network.named_modules() if module is head)
     if name not in report["unexpected_keys"] or head.bias is not None:
@@ -161,6 +196,7 @@ def _restore_bias(network: PreTrainedModel, report: dict[str, Any], folder: Path
 
 
 def _load_block(base: LanguageModel, path: Path) -> LanguageModel:
+    """Load a block and the weights of the body that were trained with it, on top of a base."""
     tensors, metadata = read_tensors(path)
     check_finite(tensors, str(path))
     if "fast_weights" not in metadata:

@@ -1,18 +1,113 @@
-"""What was tuned and measured for dynamic evaluation of a model."""
+"""Hold what was tuned and measured for dynamic evaluation of one model: update rule and gradient statistics.
 
+Both are plain data that a model carries and saves. The optimizers that obey them are in
+`fwl_lab.readers.dynamic_evaluation.optimizers`.
+"""
+
+import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
 
+SEGMENT = 64  # tokens between two updates where nothing else is said
+SGD, GPT2 = "sgd", "gpt2"
+RMS_RULES = ("rms_2018", "rms_2019", GPT2)  # rules that divide by gradient statistics
+RULES = (SGD, *RMS_RULES)
 _BATCHES_KEY = "batches"
 _SUM_KEY = "sum_of_squares.{}"
 
 
+@dataclass(frozen=True)
+class TunedRule:
+    """Update rule of dynamic evaluation with its hyperparameters, as tuned on validation documents.
+
+    Attributes
+    ----------
+    rule : {"sgd", "rms_2018", "rms_2019", "gpt2"}
+        Update rule; see `DynamicEvaluationSGD` and `DynamicEvaluationRMS`.
+    lr : float
+        Step size η, finite and ≥ 0.
+    decay : float
+        λ, the pull towards θ₀ at each update, finite and ≥ 0. The rule "gpt2" has none.
+    eps : float, optional
+        ε of the rules other than "sgd", which need it, finite and ≥ 0.
+    segment : int
+        Tokens between two updates while tuning.
+    documents : str
+        Which documents it was tuned on, in words or as a corpus hash; "" where that is not known.
+
+    Raises
+    ------
+    ValueError
+        An unknown rule, a hyperparameter out of range, or one that the rule does not have or lacks.
+    """
+
+    rule: str
+    lr: float
+    decay: float = 0.0
+    eps: float | None = None
+    segment: int = SEGMENT
+    documents: str = ""
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise ValueError(f"rule is {self.rule!r}; expected one of {', '.join(RULES)}.")
+        check_hyperparameter("lr", self.lr)
+        check_hyperparameter("decay", self.decay)
+        if self.rule == SGD:
+            if self.eps is not None:
+                raise ValueError(f"eps is {self.eps!r}, but the rule {SGD!r} has none; leave it out.")
+        elif self.eps is None:
+            raise ValueError(f"eps is missing; the rule {self.rule!r} needs one.")
+        else:
+            check_hyperparameter("eps", self.eps)
+        if self.rule == GPT2 and self.decay:
+            raise ValueError(f"decay is {self.decay!r}, but the rule {GPT2!r} has none; leave it out.")
+        if not isinstance(self.segment, int) or self.segment < 1:
+            raise ValueError(f"segment is {self.segment!r}; expected a whole number of tokens, at least 1.")
+        if not isinstance(self.documents, str):
+            raise ValueError(f"documents is {self.documents!r:.80}; expected text.")
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """Return `rule`, `lr`, `decay` and, where the rule has one, `eps`."""
+        return {"rule": self.rule, "lr": self.lr, "decay": self.decay} | ({} if self.eps is None else {"eps": self.eps})
+
+    def to_facts(self) -> dict[str, Any]:
+        """Return everything as plain facts for JSON; `from_facts` makes the rule of them again."""
+        return self.hyperparameters() | {"segment": self.segment, "documents": self.documents}
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any]) -> "TunedRule":
+        """Make a rule of plain facts; those of other names, such as measured scores, are left alone.
+
+        Raises
+        ------
+        ValueError
+            `rule` or `lr` is missing, or as for the class.
+        """
+        missing = [name for name in ("rule", "lr") if name not in facts]
+        if missing:
+            raise ValueError(
+                f"a tuned rule needs {' and '.join(missing)}; given were {', '.join(facts) or 'no facts'}."
+            )
+        names = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in facts.items() if name in names})
+
+
+def check_hyperparameter(name: str, value: object) -> None:
+    """Raise ValueError unless a step size, decay or ε is a finite number ≥ 0."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value) or value < 0:
+        raise ValueError(f"{name} is {value!r}: expected a finite number ≥ 0")
+
+
 @dataclass(frozen=True, eq=False)
 class GradientStatistics:
-    """How large the training gradients of each parameter are.
+    """Mean squares of the training gradients of each parameter, elementwise.
 
     Attributes
     ----------
@@ -20,7 +115,7 @@ class GradientStatistics:
         Σ g² over the batches, a tensor for each parameter, of its shape, in the order of the parameters. ValueError
         if there is none, or one is negative or not finite, or all are zero.
     batches : int
-        How many batches were summed, at least 1.
+        Number of batches that were summed, at least 1.
     """
 
     sum_of_squares: tuple[Tensor, ...]
@@ -39,7 +134,7 @@ class GradientStatistics:
 
     @property
     def mean_of_squares(self) -> tuple[Tensor, ...]:
-        """Mean over batches of g², one tensor a parameter."""
+        """Mean over batches of g², one tensor for each parameter."""
         return tuple(total / self.batches for total in self.sum_of_squares)
 
     @classmethod
@@ -50,8 +145,8 @@ class GradientStatistics:
         ----------
         batches : iterable of iterables of Tensor or None
             For each batch, the gradient of every parameter, in the optimizer's order; None is a gradient of zero.
-            One batch is held at a time, and none kept: a generator will do, and may reuse its tensors. The sums are
-            float32, or float64 where the gradients are, on the gradients' devices.
+            One batch is held at a time and none is kept, so a generator may reuse its tensors. The sums are float32,
+            or float64 where the gradients are, on the gradients' devices.
 
         Raises
         ------
@@ -79,7 +174,7 @@ class GradientStatistics:
         return cls(tuple(total for total in sums if total is not None), count)
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """Everything as named contiguous tensors, ready for ``safetensors.torch.save_file``."""
+        """Return everything as named contiguous tensors, ready for ``safetensors.torch.save_file``."""
         tensors = {_SUM_KEY.format(index): total.contiguous() for index, total in enumerate(self.sum_of_squares)}
         return tensors | {_BATCHES_KEY: torch.tensor(self.batches)}
 

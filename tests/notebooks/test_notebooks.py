@@ -20,6 +20,7 @@ from fwl_lab import (
     Document,
     LanguageModel,
     Surgery,
+    TunedRule,
     UpdateRule,
     attach_fast_weights,
     certificates,
@@ -139,9 +140,9 @@ def model_folder(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.provenance = {
         "name": "tiny",
         "training": [{"mode": "base", "tokens": 7680}, {"mode": "retrofit", "tokens": 1280}],
-        "dynamic_evaluation": {"rule": "sgd", "lr": 0.05},
         "validation": {"base": 1.0},
     }
+    model.tuned_rule = TunedRule("sgd", lr=0.05)
     folder = tmp_path_factory.mktemp("model")
     model.save(folder, block="control")
     model.save(folder)
@@ -246,7 +247,7 @@ def test_training_a_block_leaves_a_model_a_trace_and_where_it_came_from(texts, m
     assert run["tokens"] == 20 * 32
     assert (run["initial_step"], run["inner_batch"]) == (0.01, 8)
     assert [point["step"] for point in run["curve"]] == [20]
-    assert facts["dynamic_evaluation"] == {"rule": "sgd", "lr": 0.05}
+    assert trained.tuned_rule == given.tuned_rule == TunedRule("sgd", lr=0.05)
     # The last tenth of 21 documents, sorted by name, is held out; of these the one long enough is read.
     trace = open_trace(tmp_path / "trace.zarr")
     assert trace.document_name.values.tolist() == ["19.txt"]
@@ -304,7 +305,7 @@ def test_other_kinds_of_training(texts, model_folder, tmp_path, mode):
         assert trained.block is None
         assert (trained.vocab_size, trained.window) == (300, 32)
         assert trace.reader.values.tolist() == ["base"]
-        assert "dynamic_evaluation" not in trained.provenance
+        assert trained.tuned_rule is None
         return
     # The base is the given one, stored in bfloat16.
     for name, parameter in trained.base.network.named_parameters():
@@ -368,14 +369,15 @@ def test_tuning_writes_the_best_rule_into_the_model(texts, model_folder, tmp_pat
     tuned, given = load_model(tmp_path / "model"), load_model(model_folder)
     assert tuned.weight_hash() == given.weight_hash()
     assert load_model(tmp_path / "model", block="control").weight_hash() == tuned.weight_hash()
-    facts = tuned.provenance["dynamic_evaluation"]
+    facts, rule = tuned.provenance["tuning"], tuned.tuned_rule
     nats = [trial["nats"] for trial in facts["trials"] if trial["nats"] is not None]
     assert facts["nats"] == min(nats) == nats[0]
+    assert rule is not None and rule == TunedRule.from_facts(facts["trials"][0])
     assert {trial["rule"] for trial in facts["trials"]} == {"sgd", "rms_2018"}
     ids = _ids(given, texts / "19.txt", 128)
     assert facts["base_nats"] == pytest.approx(float(StaticReader(given.base).read(ids).nll.mean()), abs=1e-5)
     # What an RMS rule divides by comes with the model, and the reader takes it up.
-    assert (tuned.gradient_statistics is None) == (facts["rule"] == "sgd")
+    assert (tuned.gradient_statistics is None) == (rule.rule == "sgd")
     read = DynamicEvaluationReader(tuned.base).read(ids).nll
     assert float(read.mean()) == pytest.approx(facts["nats"], abs=1e-5)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import fwl_lab
-from fwl_lab import UpdateRule, attach_fast_weights, open_trace
+from fwl_lab import TunedRule, UpdateRule, attach_fast_weights, open_trace
 from tests.helpers.models import TEXTS, fill_block, make_text_model
 from widgets.report.run import notebook_parameters
 
@@ -27,7 +27,7 @@ def test_the_python_examples_run(tmp_path, monkeypatch, capsys):
     for index, text in enumerate(TEXTS):
         Path("my_texts", f"{index}.txt").write_text(text, encoding="utf-8")
     model = fill_block(attach_fast_weights(make_text_model(), size=4, rule=UpdateRule(inner_batch=8)))
-    model.provenance = {"name": "small", "dynamic_evaluation": {"rule": "sgd", "lr": 0.01}}
+    model.provenance, model.tuned_rule = {"name": "small"}, TunedRule("sgd", lr=0.01)
     model.save("model")
     first, writing, evidence, second = _blocks("python")
     assert len([line for line in first.splitlines() if line.strip()]) <= 10

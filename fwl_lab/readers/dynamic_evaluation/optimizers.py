@@ -1,13 +1,13 @@
-"""The published update rules of dynamic evaluation, as torch optimizers.
+"""Implement the published update rules of dynamic evaluation as torch optimizers.
 
-Dynamic evaluation goes on training a language model on the text it reads, and pulls the parameters back towards
-where they started.
+Dynamic evaluation continues to train a language model on the text it reads, and pulls the parameters back towards
+their initial values.
 
 ===== =================================================================================================
 θ     a parameter; θ₀ its value when it was given to the optimizer
 g     gradient of the segment just read
 η, λ  step size ``lr`` and ``decay``
-ε     ``eps``, keeps the step finite where the training gradients were tiny
+ε     ``eps``, keeps the step finite where the training gradients were close to 0
 Σg²   sum over batches of *training* text of the squared gradient, elementwise: ``GradientStatistics``
 ===== =================================================================================================
 
@@ -15,31 +15,30 @@ Sources: Krause, Kahembwe, Murray and Renals, "Dynamic Evaluation of Neural Sequ
 Evaluation of Transformer Language Models" (2019), and the code published with them, which decides where they differ.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
-from numbers import Real
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from fwl_lab.models.tuned_rule import GradientStatistics
+from fwl_lab.models.tuned_rule import GPT2, SGD, GradientStatistics, TunedRule, check_hyperparameter
 
 Variant = Literal["2018", "2019", "gpt2"]
+VARIANTS: dict[str, Variant] = {"rms_2018": "2018", "rms_2019": "2019", GPT2: "gpt2"}  # by the name of a tuned rule
 
 
 class _DynamicEvaluation(Optimizer, ABC):
-    """What the rules share: θ₀ kept in the state, checked hyperparameters, the loop over parameters."""
+    """Base of the rules: keeps θ₀ in the state, checks hyperparameters, loops over parameters."""
 
     @abstractmethod
     def _update(self, theta: Tensor, group: dict[str, Any], state: dict[str, Tensor]) -> None:
         """Update one parameter in place; ``theta.grad`` is dense or None."""
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add parameters, whose present values become their θ₀."""
+        """Add parameters; their present values become their θ₀."""
         _check_hyperparameters(self.defaults | param_group)
         super().add_param_group(param_group)
         for theta in self.param_groups[-1]["params"]:
@@ -57,11 +56,16 @@ class _DynamicEvaluation(Optimizer, ABC):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
-        """Update every parameter once, from its ``grad``; returns what ``closure``, called first, returns.
+        """Update every parameter once, from its ``grad``, and return the value of ``closure``, which is called first.
 
-        A ``grad`` of None is a gradient of zero: the pull towards θ₀ is left, and applies. The published code comes to
-        the same: its parameters without a gradient never move, so nothing pulls them back. Whether gradients are
-        finite is for the caller to check: doing it here would make a GPU wait at each step.
+        A ``grad`` of None counts as a gradient of zero: only the pull towards θ₀ applies. The published code gives the
+        same result: its parameters without a gradient never move, so nothing pulls them back. The caller must check
+        that gradients are finite, since a check here would synchronise a GPU at each step.
+
+        Raises
+        ------
+        ValueError
+            A gradient is sparse.
         """
         loss = None
         if closure is not None:
@@ -143,6 +147,7 @@ class DynamicEvaluationRMS(_DynamicEvaluation):
         self._keep_statistics(statistics)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters; ValueError once the statistics are assigned, which are for the first parameters only."""
         if any("scale" in state for state in self.state.values()):
             raise ValueError("parameters cannot be added: make a new optimizer with statistics for all of them")
         super().add_param_group(param_group)
@@ -191,9 +196,7 @@ class DynamicEvaluationRMS(_DynamicEvaluation):
 
 def _check_hyperparameters(group: dict[str, Any]) -> None:
     for name in ("lr", "decay", "eps"):
-        value = group.get(name, 0.0)
-        if not isinstance(value, Real) or not math.isfinite(value) or value < 0:
-            raise ValueError(f"{name} is {value!r}: expected a finite number ≥ 0")
+        check_hyperparameter(name, group.get(name, 0.0))
     if "variant" not in group:
         return
     if group["variant"] not in get_args(Variant):
@@ -205,23 +208,32 @@ def _check_hyperparameters(group: dict[str, Any]) -> None:
 MakeOptimizer = Callable[[Sequence[Tensor]], torch.optim.Optimizer]
 
 
-def make_optimizer(facts: dict[str, Any], statistics: GradientStatistics | None = None) -> MakeOptimizer:
-    """An optimizer factory from plain facts, as kept in a model's provenance.
+def make_optimizer(tuned: TunedRule, statistics: GradientStatistics | None = None) -> MakeOptimizer:
+    """Make the optimizer factory of a tuned rule.
 
     Parameters
     ----------
-    facts : dict
-        `rule` ("sgd", "rms_2018", "rms_2019" or "gpt2"), `lr`, and where the rule has them `decay` and `eps`.
-    statistics : GradientStatistics
-        For the RMS rules.
+    tuned : TunedRule
+        Its `segment` is not the optimizer's concern.
+    statistics : GradientStatistics, optional
+        Of the parameters that the optimizer is to update; all rules but "sgd" need it.
+
+    Raises
+    ------
+    ValueError
+        `tuned` is no TunedRule, or the rule needs statistics and none are given.
     """
-    rule, lr, decay = facts["rule"], facts["lr"], facts.get("decay", 0.0)
-    if rule == "sgd":
-        return lambda parameters: DynamicEvaluationSGD(parameters, lr, decay)
+    if not isinstance(tuned, TunedRule):
+        raise ValueError(f"tuned is {tuned!r:.80}; expected a TunedRule, such as TunedRule('sgd', lr=0.05).")
+    if tuned.rule == SGD:
+        return lambda parameters: DynamicEvaluationSGD(parameters, tuned.lr, tuned.decay)
     if statistics is None:
-        raise ValueError(f"the rule {rule!r} needs gradient statistics; see gradient_statistics(model, documents).")
-    variant = rule.removeprefix("rms_")
-    return lambda parameters: DynamicEvaluationRMS(parameters, lr, decay, facts["eps"], statistics, variant)
+        raise ValueError(
+            f"the rule {tuned.rule!r} needs gradient statistics; see gradient_statistics(model, documents)."
+        )
+    eps, variant = tuned.eps, VARIANTS[tuned.rule]
+    assert eps is not None
+    return lambda parameters: DynamicEvaluationRMS(parameters, tuned.lr, tuned.decay, eps, statistics, variant)
 
 
 def optimizer_from(configuration: Mapping[str, Any], statistics: GradientStatistics | None) -> MakeOptimizer:

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from fwl_lab.models.context import Context
 from fwl_lab.models.language_model import LanguageModel, require_model
+from fwl_lab.models.tuned_rule import SGD, TunedRule
 from fwl_lab.ops.observer import Observer
 from fwl_lab.ops.state import Rows, concatenate_rows, detach, select_rows
 from fwl_lab.readers.base import Reader
@@ -33,7 +34,7 @@ from fwl_lab.readers.dynamic_evaluation.state import (
 from fwl_lab.readers.standing import STATE
 from fwl_lab.readers.static import StaticReader, StaticState
 
-UNTUNED_STEP = 1e-3  # a cautious step of plain gradient descent, for models nobody has tuned
+UNTUNED = TunedRule(SGD, lr=1e-3)  # cautious gradient descent, for a model without a tuned rule
 WEIGHTS = f"{STATE}weights."  # begins the names of adapted parameters in a state dict
 log = logging.getLogger("fwl_lab")
 
@@ -54,7 +55,7 @@ class DynamicEvaluationReader(Reader):
     model : LanguageModel
     optimizer : callable, optional
         From a list of parameters to a torch Optimizer. None: the rule and step that were tuned on validation
-        documents for this model and are kept in its provenance; they were tuned for all parameters, and smaller
+        documents for this model, its `tuned_rule`; they were tuned for all parameters, and smaller
         subsets often bear larger steps.
     segment : int
         Tokens between two updates, counted from the document's start, whatever the calls.
@@ -94,13 +95,11 @@ class DynamicEvaluationReader(Reader):
         self.segment, self.parameters = segment, parameters
         # With LoRA this is a model of its own over the same weights; otherwise it is the model.
         self.adapted, self.slow = adapt(model, parameters)
-        self.tuned: dict[str, Any] = {}
         if optimizer is None:
-            self.tuned = model.provenance.get("dynamic_evaluation", {"rule": "sgd", "lr": UNTUNED_STEP, "tuned": False})
             statistics = select_statistics(model.gradient_statistics, model, self.slow)
-            optimizer = make_optimizer(self.tuned, statistics)
-            if "tuned" in self.tuned:
-                log.warning("no dynamic-evaluation rule was tuned for this model; SGD with step %g", UNTUNED_STEP)
+            optimizer = make_optimizer(model.tuned_rule or UNTUNED, statistics)
+            if model.tuned_rule is None:
+                log.warning("no dynamic-evaluation rule was tuned for this model; SGD with step %g", UNTUNED.lr)
         self.make_optimizer = optimizer
         leaves = [parameter.detach().requires_grad_(True) for parameter in self.slow.values()]
         self._row_optimizers = RowOptimizers(leaves, optimizer(leaves))

@@ -15,6 +15,7 @@ from fwl_lab import (
     NeuralCacheReader,
     Reader,
     StaticReader,
+    TunedRule,
     certify,
     gradient_statistics,
     load_model,
@@ -73,9 +74,9 @@ def bundled() -> LanguageModel:
 
 
 def _rms(model: LanguageModel) -> DynamicEvaluationReader:
-    facts = {"rule": "rms_2018", "lr": 0.00015, "eps": 0.00048}  # as tuned for this model
+    tuned = TunedRule("rms_2018", lr=0.00015, eps=0.00048)  # for this model
     statistics = gradient_statistics(model, stdlib_corpus("train")[:2], batches=8)
-    return DynamicEvaluationReader(model, make_optimizer(facts, statistics))
+    return DynamicEvaluationReader(model, make_optimizer(tuned, statistics))
 
 
 BUNDLED: dict[str, Callable[[LanguageModel], Reader]] = {

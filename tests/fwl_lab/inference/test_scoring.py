@@ -21,6 +21,7 @@ from fwl_lab import (
     Reader,
     Recorder,
     StaticReader,
+    TunedRule,
     UpdateRule,
     attach_fast_weights,
     corpus_hash,
@@ -233,7 +234,7 @@ def test_an_error_leaves_no_observer_and_what_was_read(model: LanguageModel, tmp
 
 
 def test_the_usual_readers_read(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(model.base.provenance, "dynamic_evaluation", {"rule": "sgd", "lr": 0.05})
+    monkeypatch.setattr(model.base, "tuned_rule", TunedRule("sgd", lr=0.05))
     document = Document("all", "".join(document.text for document in DOCUMENTS))  # more than one segment
     trace = validate(score(model, [document], make_readers(model), Recorder(), progress=False))
     assert trace["reader"].values.tolist() == ["base", "static", "dynamic_evaluation", "fwl"]

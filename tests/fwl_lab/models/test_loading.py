@@ -12,6 +12,7 @@ from fwl_lab import (
     FastWeightReader,
     LanguageModel,
     StaticReader,
+    TunedRule,
     UpdateRule,
     attach_fast_weights,
     load_model,
@@ -62,7 +63,7 @@ def test_a_model_comes_back_bit_for_bit(family: str, tmp_path: Path) -> None:
 
 def test_tokenizer_provenance_and_counts_come_back(tmp_path: Path) -> None:
     model = make_text_model()
-    model.provenance = {"name": "tiny", "dynamic_evaluation": {"rule": "sgd", "lr": 0.5}}
+    model.provenance = {"name": "tiny", "training": [{"mode": "base"}]}
     model.token_counts = torch.arange(model.vocab_size).numpy()
     loaded = load_model(save(model, tmp_path / "deep" / "model"))
     text = "".join(document.text for document in DOCUMENTS) + "<|endoftext|>\x00🙂"
@@ -70,6 +71,55 @@ def test_tokenizer_provenance_and_counts_come_back(tmp_path: Path) -> None:
     assert loaded.provenance == model.provenance and loaded.name == "tiny"
     assert loaded.token_counts.tolist() == list(range(model.vocab_size))
     assert loaded.bos == model.bos
+
+
+@pytest.mark.parametrize(
+    "rule", [TunedRule("sgd", lr=0.5), TunedRule("rms_2019", 1e-4, 0.003, 1e-3, segment=32, documents="naïve 東京")]
+)
+def test_the_tuned_rule_comes_back_to_the_model_and_its_base(rule: TunedRule, tmp_path: Path) -> None:
+    model = make_block_model("mistral")
+    model.tuned_rule = rule
+    assert model.base.tuned_rule == attach_fast_weights(model.base).tuned_rule == rule
+    loaded = load_model(save(model, tmp_path))
+    assert loaded.tuned_rule == loaded.base.tuned_rule == rule and "rule" not in str(loaded.provenance)
+    loaded.tuned_rule = None
+    assert loaded.base.tuned_rule is None
+    assert load_model(save(loaded, tmp_path)).tuned_rule is None  # the earlier model's file is gone
+
+
+def test_a_rule_in_the_provenance_of_an_older_folder_becomes_the_tuned_rule(tmp_path: Path) -> None:
+    facts = {"rule": "rms_2018", "lr": 0.1, "decay": 0.0, "eps": 1e-3, "segment": 32, "nats": 2.5, "trials": []}
+    path = save(make_model("mistral"), tmp_path) / "provenance.json"
+    path.write_text(json.dumps({"name": "old", "dynamic_evaluation": facts}))
+    loaded = load_model(tmp_path)
+    assert loaded.tuned_rule == TunedRule("rms_2018", lr=0.1, eps=1e-3, segment=32)
+    assert loaded.provenance == {"name": "old", "tuning": facts}
+    again = load_model(save(loaded, tmp_path / "again"))
+    assert (again.tuned_rule, again.provenance) == (loaded.tuned_rule, loaded.provenance)
+    loaded.tuned_rule = None
+    assert load_model(save(loaded, tmp_path)).tuned_rule is None  # the record in the provenance is not obeyed again
+
+
+def test_the_bundled_model_has_its_rule() -> None:
+    rule = load_model("bundled", device="cpu").base.tuned_rule
+    assert rule is not None and rule.hyperparameters() == {"rule": "sgd", "lr": 0.05, "decay": 0.003}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is damaged or no JSON"),
+        ("[1]", "holds a list; expected a JSON object"),
+        ("{}", "a tuned rule needs rule and lr; given were no facts"),
+        ('{"rule": "adam", "lr": 1}', "rule is 'adam'; expected one of sgd, rms_2018, rms_2019, gpt2"),
+        ('{"rule": "sgd", "lr": "fast"}', "lr is 'fast': expected a finite number"),
+    ],
+)
+def test_a_tuned_rule_that_is_none(text: str, message: str, tmp_path: Path) -> None:
+    save(make_model("mistral"), tmp_path)
+    (tmp_path / "tuned_rule.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"tuned_rule\.json' .*{message}"):
+        load_model(tmp_path)
 
 
 @pytest.mark.parametrize("family", ["mistral", "gpt2", "llama"])

@@ -8,7 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from fwl_lab import DynamicEvaluationReader, GradientStatistics, LanguageModel, StaticReader, gradient_statistics
+from fwl_lab import (
+    DynamicEvaluationReader,
+    GradientStatistics,
+    LanguageModel,
+    StaticReader,
+    TunedRule,
+    gradient_statistics,
+)
 from tests.helpers.models import (
     DOCUMENTS,
     FAMILIES,
@@ -125,7 +132,7 @@ def test_a_state_of_another_subset_is_refused(parameters: str) -> None:
 
 def test_an_rms_rule_takes_its_statistics_from_those_of_all(caplog: pytest.LogCaptureFixture) -> None:
     model = make_text_model("mistral", torch.float64)
-    model.provenance = {"dynamic_evaluation": {"rule": "rms_2019", "lr": 1e-3, "decay": 0.0, "eps": 1e-3}}
+    model.tuned_rule = TunedRule("rms_2019", lr=1e-3, eps=1e-3)
     model.gradient_statistics = gradient_statistics(model, DOCUMENTS[:2], segment=SEGMENT, batches=4)
     own = gradient_statistics(model, DOCUMENTS[:2], segment=SEGMENT, batches=4, parameters="mlp")
     names = [name for name, _ in model.named_parameters()]

@@ -15,6 +15,7 @@ from fwl_lab import (
     DynamicEvaluationSGD,
     Reader,
     StaticReader,
+    TunedRule,
     gradient_statistics,
 )
 from fwl_lab.models.context import Context
@@ -126,12 +127,12 @@ def test_an_optimizer_is_made_by_a_function(optimizer: Any, kind: str) -> None:
 
 def test_dynamic_evaluation_takes_the_models_own_rule() -> None:
     model = make_model("mistral")
-    model.provenance = {"dynamic_evaluation": {"rule": "sgd", "lr": 0.25}}
+    model.tuned_rule = TunedRule("sgd", lr=0.25)
     configuration = DynamicEvaluationReader(model).configuration()
     assert (configuration["lr"], configuration["optimizer"], configuration["segment"]) == (
         0.25, "DynamicEvaluationSGD", 64,
     )  # fmt: skip
-    model.provenance = {"dynamic_evaluation": {"rule": "rms_2018", "lr": 0.1, "decay": 0.0, "eps": 1e-3}}
+    model.tuned_rule = TunedRule("rms_2018", lr=0.1, eps=1e-3)
     with pytest.raises(ValueError, match="needs gradient statistics"):
         DynamicEvaluationReader(model)
     for arguments, message in (({"segment": 0}, "segment is 0"), ({"parameters": "bias"}, "parameters is 'bias'")):

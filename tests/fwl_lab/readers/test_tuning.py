@@ -31,14 +31,14 @@ def test_the_best_comes_first_and_is_what_a_reader_scores() -> None:
     for trial in (trials[0], trials[-1]):
         losses = []
         for document in VALIDATION:  # each document anew
-            reader = DynamicEvaluationReader(model, make_optimizer(trial.facts), 8)
+            reader = DynamicEvaluationReader(model, make_optimizer(trial.tuned_rule), 8)
             losses.append(reader.read(model.encode(document.text)[None, :40]).nll[0].double())
         assert trial.nats == pytest.approx(float(torch.cat(losses).mean()), rel=1e-9)
 
 
 def test_neighbours_and_decays_of_the_best_step_are_tried() -> None:
     trials = tune(make_text_model())
-    nats = {(trial.facts["lr"], trial.facts["decay"]): trial.nats for trial in trials}
+    nats = {(trial.tuned_rule.lr, trial.tuned_rule.decay): trial.nats for trial in trials}
     best = min((1e-4, 1e-2), key=lambda lr: nats[lr, 0.0])
     steps = {1e-4, 1e-2, *(best * factor for factor in tuning.FINER)}
     assert {lr for lr, decay in nats if decay == 0} == steps
@@ -50,17 +50,17 @@ def test_neighbours_and_decays_of_the_best_step_are_tried() -> None:
 def test_rms_rules_are_tried_with_statistics_only() -> None:
     model = make_text_model()
     statistics = gradient_statistics(model, DOCUMENTS[2:], segment=8, batches=4)
-    assert {trial.facts["rule"] for trial in tune(model)} == {"sgd"}
-    rms = [trial for trial in tune(model, statistics) if trial.facts["rule"] == "rms_2018"]
+    assert {trial.tuned_rule.rule for trial in tune(model)} == {"sgd"}
+    rms = [trial for trial in tune(model, statistics) if trial.tuned_rule.rule == "rms_2018"]
     assert len(rms) == 1 + len(tuning.FINER) + len(tuning.DECAYS)
     # ε of the grid is relative to the gradients.
     scale = sum(float(m.double().sqrt().mean()) for m in statistics.mean_of_squares) / len(statistics.mean_of_squares)
-    assert [trial.facts["eps"] for trial in rms] == [pytest.approx(0.3 * scale)] * len(rms)
+    assert [trial.tuned_rule.eps for trial in rms] == [pytest.approx(0.3 * scale)] * len(rms)
 
 
 def test_a_rule_that_diverges_is_last_and_raises_nothing() -> None:
     trials = tune(make_text_model(), grid={"sgd": {"lr": (1e-4, 1e30), "decay": (0.0,)}})
-    diverged = [trial for trial in trials if trial.facts["lr"] == 1e30]
+    diverged = [trial for trial in trials if trial.tuned_rule.lr == 1e30]
     assert trials[-1:] == diverged and diverged[0].nats == float("inf")
     assert trials[0].nats < float("inf")
 
