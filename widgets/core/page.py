@@ -1,18 +1,19 @@
-"""Views as one page: their data, their modules and the answers they may need, and no request to anywhere."""
+"""Write views as one HTML page that needs no kernel and no network: their data, modules and foreseen answers."""
 
 import base64
 import html
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from string import Template
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from widgets.core.view import View
-from widgets.core.wire import finite, question_key
+from widgets.core.assets import JS
+from widgets.core.wire import Answer, finite, question_key
 
-#: Answers that a page takes along stop at so many bytes, over all its views.
+#: Bytes of answers that a page holds at most, over all its views.
 BUDGET: Final = 24 * 2**20
 
 _PAGE: Final = Template("""<!DOCTYPE html>
@@ -37,22 +38,64 @@ $runtime</script>
 """)
 
 
-def write_page(views: Sequence[View], path: str | Path, *, title: str | None = None, budget: int = BUDGET) -> Path:
-    """Write views that share a selection as one page; returns its path.
+class Shown(Protocol):
+    """What a page needs of a view; :class:`widgets.core.view.View` has it.
+
+    Attributes
+    ----------
+    model_id : str
+        Id by which the page finds the view's state.
+    code : str
+        ES module with one ``export default`` of an object that has ``render``.
+    selection : widget, or None
+        State that the view shares with others on the page.
+    _css : str
+        Style sheet.
+    """
+
+    model_id: Any
+    code: Any
+    selection: Any
+    _css: Any
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the values of all traits that the browser has."""
+
+    def foreseen(self) -> Iterable[dict[str, Any]]:
+        """Return the questions to answer in advance, the most wanted first."""
+
+    def reply(self, question: Mapping[str, Any]) -> Answer | Future[Answer]:
+        """Answer a question, with ``{"error": why}`` where it has no answer."""
+
+
+def write_page(views: Sequence[Shown], path: str | Path, *, title: str | None = None, budget: int = BUDGET) -> Path:
+    """Write views that share a selection as one page.
 
     Parameters
     ----------
-    budget : int
-        Bytes of answers to take along: what a view would ask a kernel for, the most wanted first. What is left out
-        reads "saved view: this needs a kernel".
+    views
+        In the order in which they stand on the page.
+    path
+        File to write; missing folders are made.
+    title
+        Of the page; the names of the views where it is None.
+    budget
+        Bytes of answers to take along, shared equally among the views: what a view would ask a kernel for, the most
+        wanted first. A question that is left out is answered by "saved view: browsing works, this needs a kernel".
+
+    Returns
+    -------
+    Path
+        Of the file.
     """
     modules: dict[str, str] = {}
     styles: dict[str, str] = {}
     models: dict[str, dict[str, Any]] = {}
     for view in views:
         kind = type(view).__name__
-        # A class of the page instead of a module: files opened from a disk cannot import one another.
-        modules[kind] = f"viewModules.{kind} = (() => {{\n{view.code.replace('export default', 'return')}\n}})();"
+        # A function instead of a module, since a page opened from a disk can import nothing; strict, as modules are.
+        body = re.sub(r"^export default\b", "return", view.code, count=1, flags=re.MULTILINE)
+        modules[kind] = f'viewModules.{kind} = (() => {{\n"use strict";\n{body}\n}})();'
         styles[kind] = view._css
         models[view.model_id] = {"kind": kind, "state": _state(view), "answers": _answers(view, budget // len(views))}
         if (shared := view.selection) is not None:
@@ -65,7 +108,7 @@ def write_page(views: Sequence[View], path: str | Path, *, title: str | None = N
         places=sheet + places,
         state=_inert(models),
         modules="\n".join(modules.values()),
-        runtime=(Path(__file__).parent / "js" / "page.js").read_text(encoding="utf-8"),
+        runtime=(JS / "page.js").read_text(encoding="utf-8"),
     )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,13 +117,13 @@ def write_page(views: Sequence[View], path: str | Path, *, title: str | None = N
 
 
 def _state(widget: Any) -> dict[str, Any]:
-    """What the browser knows of a widget, without what ipywidgets adds and what is on the page once."""
+    """Return a widget's state for the page, without what ipywidgets adds and what the page holds once."""
     elsewhere = ("layout", "tabbable", "tooltip", "comm", "code")
     return {k: finite(v) for k, v in widget.get_state().items() if not k.startswith("_") and k not in elsewhere}
 
 
-def _answers(view: View, budget: int) -> dict[str, list[Any]]:
-    """Answers to what the view foresees, while they fit."""
+def _answers(view: Shown, budget: int) -> dict[str, list[Any]]:
+    """Return the answers that a view foresees by `question_key`, while they fit in `budget` bytes."""
     answers: dict[str, list[Any]] = {}
     size = 0
     for question in view.foreseen():
@@ -95,12 +138,13 @@ def _answers(view: View, budget: int) -> dict[str, list[Any]]:
 
 
 def _inert(value: Any) -> str:
-    """JSON that no HTML parser ends early; bytes are {"base64": ...}."""
+    """Return JSON in which no HTML parser finds the end of its script; bytes are {"base64": ...}."""
     text = json.dumps(value, default=_bytes, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _bytes(value: Any) -> dict[str, str]:
+    """Return bytes as JSON, for what the encoder does not know."""
     if isinstance(value, bytes | bytearray | memoryview):
         return {"base64": base64.b64encode(value).decode("ascii")}
     raise TypeError(f"{type(value).__name__} is no JSON")

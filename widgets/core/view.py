@@ -1,4 +1,4 @@
-"""What every view in the browser is made of: a selection it shares, data it starts with, questions it can ask."""
+"""Base class of all views in the browser: a shared selection, data to start with, answers to questions."""
 
 import inspect
 from collections.abc import Iterable, Mapping
@@ -15,38 +15,44 @@ import xarray as xr
 from fwl_lab.trace.schema import READER
 from widgets import theme
 from widgets.core import lifetime as housekeeping
-from widgets.core.assets import _JS
+from widgets.core.assets import JS
+from widgets.core.page import write_page
 from widgets.core.selection import Selection
 from widgets.core.wire import Answer, _or_why, finite
 
-_LOADER: Final = (_JS / "loader.js").read_text(encoding="utf-8")
+_LOADER: Final = (JS / "loader.js").read_text(encoding="utf-8")
 WIDGET: Final = "application/vnd.jupyter.widget-view+json"
 
 
 def reader_styles(trace: xr.Dataset) -> dict[str, dict[str, str]]:
-    """What each reader of a trace is called and drawn with, by name: ``head["readers"]`` of every view."""
+    """Return label, colour and dashes of each reader of a trace by name: ``head["readers"]`` of every view."""
     names = [str(name) for name in trace[READER].values]
     colours = theme.colours(names)
     return {name: {"label": theme.label(name), "colour": colours[name], "dash": theme.dash(name)} for name in names}
 
 
 class View(housekeeping.Housed, anywidget.AnyWidget):
-    """A view of a trace. Kinds of views define `_esm`, `_css`, what they start with, and what they answer.
+    """View of a trace. A subclass defines `_esm`, `_css`, :meth:`answer` and :meth:`fallback_html`.
 
     Attributes
     ----------
     selection : Selection, or None where there is no trace yet
+        Shared with other views of the trace.
     head : dict
-        What the view is about, as JSON; ``head["columns"]`` is the layout of `data`.
+        JSON that the view starts with; ``head["columns"]`` is the layout of `data`.
     data : bytes
-        Arrays, see `widgets.packing`.
+        Arrays that the view starts with, see `widgets.core.packing`.
+    code : str
+        The view's module, `_esm`, which ``js/loader.js`` imports once for all views of a kind.
+    trace : Dataset, or None
+        None where there is none yet, and after :meth:`close`.
     """
 
     selection: Any = traitlets.Instance(Selection, allow_none=True).tag(sync=True, **ipywidgets.widget_serialization)
     head = traitlets.Dict().tag(sync=True)
     data = traitlets.Bytes().tag(sync=True)
-    code = traitlets.Unicode().tag(sync=True)  # `_esm`, which js/loader.js imports once for all views of a kind
-    trace: Any = None  # Dataset, or None: none yet, or closed
+    code = traitlets.Unicode().tag(sync=True)
+    trace: Any = None
 
     def __init__(self, trace: xr.Dataset | None, *, selection: Selection | None = None, **traits: Any) -> None:
         unknown = [name for name in traits if not self.has_trait(name)]
@@ -63,35 +69,45 @@ class View(housekeeping.Housed, anywidget.AnyWidget):
         if selection is not None:
             selection.used_by(self)
             if own:
-                selection.retire()  # it ends with the view
+                selection.retire()  # it is closed with the view
         self.on_msg(View._asked)
         housekeeping.keep(self)
 
-    # -- what a kind of view defines ------------------------------------------------------------------------------
+    # -- defined by subclasses ------------------------------------------------------------------------------------
 
     def answer(self, question: Mapping[str, Any]) -> Answer | Future[Answer]:
-        """Answer a question of the browser; ``question["kind"]`` tells which. ValueError: what the person may read.
+        """Answer a question of the browser; ``question["kind"]`` tells which.
 
-        What takes long is answered by a future, so that the kernel stays free.
+        Returns
+        -------
+        Answer, or a future of it
+            A future where it takes long, so that the kernel stays free.
+
+        Raises
+        ------
+        ValueError
+            With a message for the person who looks at the view.
         """
         raise ValueError(f"{type(self).__name__} knows no answer to {question.get('kind')!r}")
 
     def foreseen(self) -> Iterable[dict[str, Any]]:
-        """Questions whose answers a saved page takes along, the most wanted first."""
+        """Return the questions whose answers a saved page takes along, the most wanted first."""
         return ()
 
     def fallback_html(self) -> str:
-        """A still picture of the view, for where there is no kernel: inert HTML."""
+        """Return a still picture of the view for places without a kernel: HTML without scripts."""
         raise NotImplementedError
 
-    # -- the wire -------------------------------------------------------------------------------------------------
+    # -- questions and answers ------------------------------------------------------------------------------------
 
     def reply(self, question: Mapping[str, Any]) -> Answer | Future[Answer]:
-        """The answer, or {"error": why not}: a question never goes unanswered."""
+        """Answer a question, with {"error": why not} where that fails, so that no question goes unanswered."""
         return _or_why(lambda: self.answer(question))
 
     @staticmethod
     def _asked(view: "View", question: dict[str, Any], _: list[memoryview]) -> None:
+        """Send the answer to a message of the browser, under the message's id."""
+
         def send(answer: Answer) -> None:
             content, buffers = answer
             view.send({"id": question.get("id")} | finite(content), buffers)
@@ -103,19 +119,19 @@ class View(housekeeping.Housed, anywidget.AnyWidget):
             send(answer)
 
     def close(self) -> None:
-        """Leave the page, and let go of the trace and of what was sent: a notebook's Out may keep the view itself."""
+        """Take the view off the page and drop the trace and the data: a notebook's Out may keep the view itself."""
         if self.selection is not None:
             self.selection.left_by(self)
         super().close()
-        self.layout.close()  # a widget of its own
+        self.layout.close()  # a widget of its own, which ipywidgets leaves open
         self.trace, self.head, self.data = None, {}, b""
 
     def __del__(self) -> None:
-        with suppress(AttributeError):  # its constructor raised, and said why
+        with suppress(AttributeError):  # raised where the constructor failed and told why
             super().__del__()
 
     def _repr_mimebundle_(self, **_: Any) -> Any:
-        """The live view; only its picture where nobody could use it, so that a saved notebook stays small."""
+        """Return the live view, or only its picture where no browser is attached, so that notebooks stay small."""
         still = {"text/html": self.fallback_html(), "text/plain": f"{type(self).__name__}"}
         if not housekeeping.someone_is_there():
             return still
@@ -123,7 +139,5 @@ class View(housekeeping.Housed, anywidget.AnyWidget):
         return data | still, metadata
 
     def to_html(self, path: str | Path) -> Path:
-        """Write the view as one page that needs no kernel and no network; returns its path."""
-        from widgets.core.page import write_page
-
+        """Write the view as one page that needs no kernel and no network, and return the path."""
         return write_page([self], path)

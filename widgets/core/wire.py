@@ -1,4 +1,4 @@
-"""What travels between a view and its kernel: questions, answers, JSON without infinities."""
+"""Format of messages between a view and its kernel: answers, errors, JSON without infinities, keys of questions."""
 
 import json
 import logging
@@ -10,12 +10,12 @@ import traitlets
 
 _log: Final = logging.getLogger(__name__)
 
-#: A JSON object and pieces of bytes: what a view gets to a question.
+#: Answer to a question of a view: a JSON object and pieces of bytes.
 Answer = tuple[dict[str, Any], list[bytes]]
 
 
 def _or_why(answer: Callable[[], Any]) -> Any:
-    """What a function returns, or the error it raises as an answer; one that is not meant for people is logged, too."""
+    """Return what a function returns, or its error as an answer; errors not written for people are logged too."""
     try:
         return answer()
     except (ValueError, traitlets.TraitError) as error:
@@ -26,7 +26,7 @@ def _or_why(answer: Callable[[], Any]) -> Any:
 
 
 def finite(content: Any) -> Any:
-    """JSON in which numbers that are not finite are null: JSON has no others."""
+    """Return JSON content with null in place of numbers that are not finite, which JSON does not have."""
     if isinstance(content, float):
         return content if math.isfinite(content) else None
     if isinstance(content, Mapping):
@@ -37,5 +37,5 @@ def finite(content: Any) -> Any:
 
 
 def question_key(question: dict[str, Any]) -> str:
-    """A question as the text by which a page finds its answer; ``js/page.js`` makes the same."""
+    """Return a question as the text by which a saved page finds its answer; ``js/page.js`` makes the same text."""
     return json.dumps(question, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -12,7 +12,6 @@ from ipywidgets.widgets.widget import _instances
 
 from fwl_lab.testing.traces import make_trace
 from widgets.core import lifetime as housekeeping
-from widgets.core.assets import source, style
 from widgets.core.packing import pack
 from widgets.core.page import write_page
 from widgets.core.selection import Selection
@@ -182,17 +181,3 @@ def test_answers_that_do_not_fit_are_left_out(trace, tmp_path):
     state = _state(write_page([view], tmp_path / "page.html", budget=40).read_text(encoding="utf-8"))
     assert 0 < len(state[view.model_id]["answers"]) < 5
     view.close()
-
-
-def test_modules_are_plain_and_ask_nothing_of_the_network():
-    files = {path.name: path.read_text(encoding="utf-8") for path in (source.__globals__["_JS"]).glob("*.*")}
-    assert {"common.js", "charts.js", "page.js", "common.css"} <= files.keys()
-    for name, text in files.items():
-        assert not re.search(r"https?://|\bimport\b[^;]*from|\beval\(|innerHTML|outerHTML|insertAdjacentHTML", text), (
-            name
-        )
-    views = [name.removesuffix(".css") for name in files if name.endswith(".css") and name != "common.css"]
-    assert views
-    for name in views:
-        assert source(name).count("export default") == 1
-        assert ".fwl" in style(name)

@@ -1,7 +1,11 @@
 // What a document looks like: colours of a measure, rows of text, the map of the whole, the panel of one token.
 
+import { h } from "../../core/js/elements.js";
+import { clamp, fixed, signed, whole } from "../../core/js/format.js";
+import { blend, channels, css, diverging, inkOn, magnitude, palette } from "../../core/js/theme.js";
+
 /** A measure of the selected reader: its value of a token, its place on a colour scale, and what the legend says. */
-function measureOf(name, { pages, ranks, reader, baseline, head }) {
+export function measureOf(name, { pages, ranks, reader, baseline, head }) {
   const own = pages.nll[reader], other = pages.nll[baseline];
   const label = (key) => head.readers[key].label;
   if (name === "gain") {
@@ -30,7 +34,7 @@ function measureOf(name, { pages, ranks, reader, baseline, head }) {
 }
 
 /** Mean of a measure from one token to before another; asked for at every step of a scroll, so it is kept. */
-function meanOf(measure, from, to) {
+export function meanOf(measure, from, to) {
   measure.means ??= new Map();
   if (!measure.means.has(from)) {
     let sum = 0;
@@ -52,16 +56,16 @@ function quantile(count, value, share) {
 }
 
 /** 256 grounds and inks of a measure, in the colours of the theme. */
-function paints(measure) {
+export function paints(measure) {
   return Array.from({ length: 256 }, (_, i) => {
     const rgb = measure.colour(measure.low + ((1 - measure.low) * i) / 255);
     return [css(rgb), measure.low < 0 ? palette().ink : inkOn(rgb)];
   });
 }
-const paintOf = (measure, table, x) => table[Math.round((255 * (clamp(measure.share(x), measure.low, 1) - measure.low)) / (1 - measure.low))];
+export const paintOf = (measure, table, x) => table[Math.round((255 * (clamp(measure.share(x), measure.low, 1) - measure.low)) / (1 - measure.low))];
 
 /** The legend of a measure: what it is, and its colours with their ends. */
-function legendOf(measure, table, odd) {
+export function legendOf(measure, table, odd) {
   const stops = table.filter((_, i) => i % 15 === 0).map(([ground]) => ground);
   return [
     h("span", {}, measure.ends[0]),
@@ -72,7 +76,7 @@ function legendOf(measure, table, odd) {
 }
 
 /** One piece of a token on a line. */
-function tokenSpan(pages, [t, from, to, , columns]) {
+export function tokenSpan(pages, [t, from, to, , columns]) {
   const piece = pages.parsed[pages.codes[t]];
   const span = document.createElement("span");
   span.token = t;
@@ -96,7 +100,7 @@ function tokenSpan(pages, [t, from, to, , columns]) {
 }
 
 /** A picture drawn once and shown often. */
-function drawApart(width, height, draw) {
+export function drawApart(width, height, draw) {
   const scale = devicePixelRatio || 1;
   const picture = h("canvas", { width: Math.round(width * scale), height: Math.round(height * scale) });
   const context = picture.getContext("2d");
@@ -106,7 +110,7 @@ function drawApart(width, height, draw) {
 }
 
 /** The whole trace from top to bottom: documents, means of a measure in bins, what was found. */
-function drawGround(context, width, height, { bins, measure, table, tokens, loaded, starts, found }) {
+export function drawGround(context, width, height, { bins, measure, table, tokens, loaded, starts, found }) {
   const colours = palette();
   const y = (token) => (token / Math.max(tokens, 1)) * height;
   const [left, right] = [7, width - 7], middle = measure?.low < 0 ? (left + right) / 2 : left;
@@ -130,7 +134,7 @@ function drawGround(context, width, height, { bins, measure, table, tokens, load
 }
 
 /** What is seen, brushed, selected, pinned and paid for. */
-function drawMarks(context, width, height, { tokens, view, selected, pinned, span, sources }) {
+export function drawMarks(context, width, height, { tokens, view, selected, pinned, span, sources }) {
   const colours = palette();
   const y = (token) => (token / Math.max(tokens, 1)) * height;
   const tall = (from, to, least) => Math.max(y(to) - y(from), least);
@@ -157,7 +161,7 @@ function drawMarks(context, width, height, { tokens, view, selected, pinned, spa
 }
 
 /** Means of a measure over equal stretches of the whole trace, about two pixels each. */
-function binned(measure, tokens, loaded, height) {
+export function binned(measure, tokens, loaded, height) {
   const count = clamp(Math.floor(height / 2), 1, Math.max(tokens, 1));
   const means = Array.from({ length: count }, (_, i) => {
     let sum = 0, some = 0;

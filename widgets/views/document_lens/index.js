@@ -1,5 +1,18 @@
 // DocumentLens: all documents as text in one long scroll, coloured by gain, NLL or rank; what is said of the selected token.
 
+import { button, choice, h } from "../../core/js/elements.js";
+import { clamp, fixed, many, printable, signed, whole } from "../../core/js/format.js";
+import { frame } from "../../core/js/frame.js";
+import { asker, connect, showAnswer } from "../../core/js/kernel.js";
+import { unpack } from "../../core/js/packing.js";
+import { onTheme } from "../../core/js/theme.js";
+import { settled } from "../../core/js/timing.js";
+import { binned, legendOf, meanOf, measureOf, paints } from "./drawing.js";
+import { Pages, indexBelow } from "./layout.js";
+import { Tip, oneStop, tableAround, tokenPanel } from "./panel.js";
+import { ROW, TextPane, mapOf } from "./text.js";
+import { LARGEST, Search, Walk } from "./walk.js";
+
 const MEASURE_NAMES = [["gain", "gain"], ["nll", "NLL"], ["rank", "rank"]];
 const NO_BINS = { means: [], height: 2, tokens: 1 };
 
@@ -129,10 +142,9 @@ async function render({ model, el, signal }) {
     const t = here();
     if (t >= pages.loaded) { view.status.textContent = `Token ${whole(t)} is not loaded yet`; return; }
     const figures = names.map((name) => `${readers[name].label} ${fixed(pages.nll[name][t])}`).join(", ");
-    const rank = ranks.get(place.get("reader"))?.[t];
-    view.status.replaceChildren(`${before}`, h("bdi", {}, printable(pages.text(t))),
-      ` at ${whole(t - starts[documentOf(t)])} · NLL [nat]: ${figures} · gain ${signed(walk.gain(t))}`
-      + (Number.isInteger(rank) && rank >= 0 ? ` · rank ${whole(rank + 1)}` : ""));
+    const rank = ranks.get(place.get("reader"))?.[t], ranked = Number.isInteger(rank) && rank >= 0 ? ` · rank ${whole(rank + 1)}` : "";
+    view.status.replaceChildren(before, h("bdi", {}, printable(pages.text(t))),
+      ` at ${whole(t - starts[documentOf(t)])} · NLL [nat]: ${figures} · gain ${signed(walk.gain(t))}${ranked}`);
   }
 
   /** Ask what the selected token is about. */
@@ -144,7 +156,7 @@ async function render({ model, el, signal }) {
     if (!head.alternatives && !head.receipts) { show({ content: pages.known(t) }); return; }
     // What was not taken along, or fails, leaves what is on the page; what is no longer selected shows nothing.
     const asked = ask({ kind: "token", token: t }).catch((error) => ({ content: { ...pages.known(t), why: error.message } }));
-    await_(side, asked, show, { current: () => t === here() });
+    showAnswer(side, asked, show, { current: () => t === here() });
   }
   const drillSoon = settled(drill, 90);
 
@@ -153,15 +165,10 @@ async function render({ model, el, signal }) {
     const sources = (lens.sources = new Map());
     sources.most = 1e-9;
     if (answer?.token === t) {
-      const own = { ...answer.readers[place.get("reader")], ...computed.get(`${t} ${place.get("reader")}`) }, [before, after] = [place.get("baseline"), place.get("reader")];
+      const own = { ...answer.readers[place.get("reader")], ...computed.get(`${t} ${place.get("reader")}`) };
       own.sources?.forEach((source, i) => sources.set(source, own.shares[i]));
       sources.most = Math.max(1e-9, ...(own.shares ?? []).map(Math.abs));
-      const at = documentOf(t), text_ = pages.text(t);
-      side.replaceChildren(
-        h("div", { class: "fwl-which" }, token(text_), h("small", {}, `${printable(documents[at])}, position ${whole(t - starts[at])}`)),
-        readersTable(answer, place, readers), ...(answer.why ? [notice(answer.why.startsWith("saved view") ? "kernel" : "error", answer.why)] : [
-          h("h4", {}, "What was expected here"), ...alternatives(answer, text_, before, after, readers),
-          h("div", {}, ...paidBy(own, (source) => pages.text(source), (source) => go(source), t))]));
+      side.replaceChildren(...tokenPanel(lens, answer, own, go));
     }
     pane.remark();
   }
@@ -262,17 +269,7 @@ async function render({ model, el, signal }) {
     move(t);
     drill();
   });
-  let pointedAt = null;
-  pane.long.addEventListener("pointermove", (event) => {
-    const span = event.target.closest("span"), t = span?.token;
-    if (t === pointedAt) return;
-    pointedAt = t;
-    if (t === undefined) tipBox.hide();
-    else tipBox.show(lens, t, text.getBoundingClientRect(), span.getBoundingClientRect());
-  });
-  const leave = () => { pointedAt = null; tipBox.hide(); };
-  scroll.addEventListener("pointerleave", leave);
-  scroll.addEventListener("scroll", leave, { passive: true });
+  tipBox.follow(lens, pane, text);
   grid.addEventListener("click", (event) => move(event.target.closest("tr")?.token));
   oneStop(view.root, side, [scroll, grid], signal);
   const watcher = new ResizeObserver(settled(() => pane.layOut()));

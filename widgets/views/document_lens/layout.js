@@ -1,7 +1,12 @@
 // How a document becomes lines: the columns of each text, breaks, and wrapping. Arithmetic only, nothing is drawn here.
 
+import { ACTING, PART, clamp, symbol } from "../../core/js/format.js";
+import { dequantise, unpack, unpackTexts } from "../../core/js/packing.js";
+
 const TAB = 4;
-const GAP = 65534, TITLE = 65535; // offsets of lines that hold no text: the space before a document, and its name
+// Offsets of lines that hold no text: the space before a document, and its name.
+const GAP = 65534;
+export const TITLE = 65535;
 const WIDE = /^(?:[\u1100-\u115f\u2e80-\u303e\u3041-\u4dbf\u4e00-\u9fff\ua000-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6]|\p{Emoji_Presentation}|\p{Emoji}\u{fe0f}|[\u{20000}-\u{3fffd}])/u;
 const PLAIN = /^[\x20-\x7e]*$/;
 const segmenter = typeof Intl.Segmenter === "function" ? new Intl.Segmenter(undefined, { granularity: "grapheme" }) : null;
@@ -39,7 +44,7 @@ function parse(text) {
 }
 
 /** Lines of `columns` columns: line i starts at cell `offset[i]` of token `token[i]`. Tokens may arrive bit by bit. */
-class Lines {
+export class Lines {
   constructor(parsed, codes, starts, columns) {
     Object.assign(this, { parsed, codes, starts, columns, count: 0, placed: 0, document: 0, column: 0 });
     this.token = new Int32Array(1024);
@@ -152,7 +157,7 @@ class Lines {
 }
 
 /** Bytes of pages to texts, codes and scores, one page after the other. */
-class Pages {
+export class Pages {
   constructor({ tokens, readers }) {
     this.loaded = 0;
     this.parsed = [];
@@ -198,7 +203,7 @@ function searchable(pages, starts, folded) {
 }
 
 /** The last index of rising numbers whose value is not above `value`. */
-function indexBelow(numbers, value, length = numbers.length) {
+export function indexBelow(numbers, value, length = numbers.length) {
   let low = 0, high = length - 1;
   while (low < high) {
     const middle = (low + high + 1) >> 1;
@@ -209,7 +214,7 @@ function indexBelow(numbers, value, length = numbers.length) {
 }
 
 /** [first token, one past the last] of each place where a text is found; small letters find capitals too. */
-function findAll(pages, starts, query, cache, most = 100000) {
+export function findAll(pages, starts, query, cache, most = 100000) {
   const folded = query === query.toLowerCase();
   const key = `${folded}-${pages.loaded}`;
   if (cache.key !== key) Object.assign(cache, { key, ...searchable(pages, starts, folded) });

@@ -1,5 +1,10 @@
 // What is said of one token: figures of all readers, what they expected before and after, who paid.
 
+import { OWN_KEYS, button, h, notice, table, token } from "../../core/js/elements.js";
+import { clamp, fixed, printable, signed, whole } from "../../core/js/format.js";
+import { palette } from "../../core/js/theme.js";
+import { indexBelow } from "./layout.js";
+
 const percent = (logProb) => { const p = 100 * Math.exp(logProb); return p >= 0.05 ? `${p.toFixed(p < 9.95 ? 1 : 0)} %` : "<0.1 %"; };
 
 /** What was expected by one reader: [{id, place, logProb}], the label last where it was not among the likeliest. */
@@ -80,8 +85,23 @@ function paidBy({ sources, shares, gain, gross }, texts, jump, token_) {
     h("p", {}, `Gained over θ₀, the same reader before it adapts; gross ${fixed(gross)}. Outlined in the text and in the map: solid paid, dashed cost.`), h("div", { class: "fwl-sources" }, rows)];
 }
 
+/**
+ * Make the panel of the selected token: where it stands, figures of all readers, what was expected, and sources of its
+ * gain. `answer` is the kernel's, or {..., why} with what the page knows; `own` are the selected reader's figures.
+ */
+export function tokenPanel({ pages, place, head, starts }, answer, own, jump) {
+  const { token: at, why } = answer, document = indexBelow(starts, at), text = pages.text(at);
+  const where = `${printable(head.documents[document])}, position ${whole(at - starts[document])}`;
+  const details = why ? [notice(why.startsWith("saved view") ? "kernel" : "error", why)] : [
+    h("h4", {}, "What was expected here"),
+    ...alternatives(answer, text, place.get("baseline"), place.get("reader"), head.readers),
+    h("div", {}, ...paidBy(own, (source) => pages.text(source), (source) => jump(source), at)),
+  ];
+  return [h("div", { class: "fwl-which" }, token(text), h("small", {}, where)), readersTable(answer, place, head.readers), ...details];
+}
+
 /** The tokens around the selected one, with figures. */
-function tableAround({ pages, ranks, place, head, starts }, around) {
+export function tableAround({ pages, ranks, place, head, starts }, around) {
   const names = Object.keys(head.readers), [selected, reader, baseline] = ["token", "reader", "baseline"].map(place.get);
   const first = clamp(selected - around, 0, Math.max(pages.loaded - 1, 0)), last = Math.min(selected + around + 1, pages.loaded);
   const known = ranks.get(reader) instanceof Int32Array ? ranks.get(reader) : null;
@@ -101,7 +121,7 @@ function tableAround({ pages, ranks, place, head, starts }, around) {
 }
 
 /** A box of figures that follows the pointer: made once, then only its texts change. */
-class Tip {
+export class Tip {
   constructor(node, { readers }) {
     this.node = node;
     this.what = h("b", { class: "fwl-token" });
@@ -129,14 +149,30 @@ class Tip {
     this.node.style.transform = `translate(${left}px, ${below + this.node.offsetHeight < around.height || above < 0 ? below : above}px)`;
   }
 
-  hide() { this.node.hidden = true; }
+  hide() {
+    this.at = undefined;
+    this.node.hidden = true;
+  }
+
+  /** Show figures of the token under the pointer in the text `pane`, inside of the element `around`. */
+  follow(lens, { long, scroll }, around) {
+    long.addEventListener("pointermove", (event) => {
+      const span = event.target.closest("span"), at = span?.token;
+      if (at === this.at) return;
+      if (at === undefined) this.hide();
+      else this.show(lens, at, around.getBoundingClientRect(), span.getBoundingClientRect());
+      this.at = at;
+    });
+    scroll.addEventListener("pointerleave", () => this.hide());
+    scroll.addEventListener("scroll", () => this.hide(), { passive: true });
+  }
 }
 
 /**
  * Scrolling regions can have the focus, yet Tab steps over them: the view stays one stop, whose keys scroll them.
  * Inside `panel`, to which Enter leads, Tab goes from button to button before it leaves.
  */
-function oneStop(root, panel, regions, signal) {
+export function oneStop(root, panel, regions, signal) {
   root.addEventListener("keydown", (event) => {
     if (event.key !== "Tab") return;
     const stops = [panel, ...panel.querySelectorAll("button")], at = stops.indexOf(document.activeElement);

@@ -1,10 +1,17 @@
 // The text itself: one tall scroll, of which only the lines that are seen are in the page.
 
-const ROW = 23; // px from line to line
+import { surface } from "../../core/js/charts.js";
+import { h } from "../../core/js/elements.js";
+import { clamp, printable } from "../../core/js/format.js";
+import { palette } from "../../core/js/theme.js";
+import { drawApart, drawGround, drawMarks, paintOf, tokenSpan } from "./drawing.js";
+import { Lines, TITLE, indexBelow } from "./layout.js";
+
+export const ROW = 23; // px from line to line
 const TALLEST = 12e6; // px; browsers give up on taller elements, so beyond it a pixel of the bar is several of the text
 
 /** Lines of text in `scroll`, as `lens` says they look: {pages, head, place, measure, paints, sources, searching}. */
-class TextPane {
+export class TextPane {
   constructor(lens, scroll, painted) {
     Object.assign(this, { lens, scroll, painted, lines: null, rows: new Map(), spare: [], version: 0, marked: 0, kept: 0 });
     this.height = lens.head.lines * ROW;
@@ -125,7 +132,7 @@ class TextPane {
 }
 
 /** The map of the whole trace beside the text: shows where one is; a drag goes there, with Shift it brushes. */
-function mapOf(place_, lens, pane, signal) {
+export function mapOf(place_, lens, pane, signal) {
   const { head, pages, place } = lens, { height } = pane;
   let ground = {}, held = null;
   const surface_ = surface(place_, height, (context, width, tall) => {

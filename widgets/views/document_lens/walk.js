@@ -1,10 +1,13 @@
 // Ways through a text: by line, by document, by what gained or lost most, by what is searched for.
 
-const LARGEST = 2000; // gains and harms that one can go through
+import { clamp, whole } from "../../core/js/format.js";
+import { findAll, indexBelow } from "./layout.js";
+
+export const LARGEST = 2000; // gains and harms that one can go through
 const MOST_FOUND = 100000;
 
 /** Where each step leads: a token, or undefined where there is none. */
-class Walk {
+export class Walk {
   constructor(lens, pane) {
     Object.assign(this, { lens, pane, column: null, largest: null });
   }
@@ -71,7 +74,7 @@ class Walk {
 }
 
 /** A search: where a text is found, and which place one is at. */
-class Search {
+export class Search {
   constructor(lens) {
     Object.assign(this, { lens, query: "", found: [], mask: null, at: 0, cache: {} });
   }

@@ -1,5 +1,15 @@
 // LivePad: type, and see what was learned from the text and what is expected next.
 
+import { surface } from "../../core/js/charts.js";
+import { button, choice, h, notice, table, token } from "../../core/js/elements.js";
+import { clamp, fixed, many, printable, whole } from "../../core/js/format.js";
+import { frame } from "../../core/js/frame.js";
+import { asker } from "../../core/js/kernel.js";
+import { css, diverging, magnitude, onTheme } from "../../core/js/theme.js";
+import { PATIENCE, SLOW, settled } from "../../core/js/timing.js";
+import { gainChart, liveRows, nextList, slider } from "./panels.js";
+import { FULL_GAIN, FULL_NLL, liveColour, liveText } from "./text.js";
+
 const PAUSE = 150; // ms without a key before a text is read
 const LATE = 64; // texts that may be on their way back at once
 const NAMES = ["readers", "step_scale", "inner_batch", "segment"]; // of settings, in one order

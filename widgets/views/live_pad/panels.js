@@ -1,7 +1,12 @@
 // Beside the pad's text: what each reader expects next, what it made of the text, and when its gain came.
 
+import { LINE_DASHES, axes, linear } from "../../core/js/charts.js";
+import { h, token } from "../../core/js/elements.js";
+import { clamp, fixed, signed, whole } from "../../core/js/format.js";
+import { palette } from "../../core/js/theme.js";
+
 /** What a reader expects next: bars of probability, a mark where the baseline's stands, how its rank moved. */
-function nextList(name, reader, styles, baseline) {
+export function nextList(name, reader, styles, baseline) {
   const { label, colour } = styles[name];
   const most = Math.max(...reader.next.map(([, p]) => p), 1e-9);
   const moved = (rank, now) => (rank === null || name === baseline ? "" : rank === now ? "=" : rank > now ? `↑ ${whole(rank - now)}` : `↓ ${whole(now - rank)}`);
@@ -17,7 +22,7 @@ function nextList(name, reader, styles, baseline) {
 }
 
 /** Of each reader: mean NLL and gain over the baseline [nat / token], and what reading took. */
-function liveRows(reading, styles, baseline) {
+export function liveRows(reading, styles, baseline) {
   const mean = (values) => values.reduce((sum, value) => sum + value, 0) / Math.max(values.length, 1);
   const base = reading.readers[baseline]?.nll;
   return Object.entries(reading.readers).map(([name, reader]) => {
@@ -28,7 +33,7 @@ function liveRows(reading, styles, baseline) {
 }
 
 /** Gain since the text's beginning, a line for each reader. */
-function gainChart(context, width, height, reading, styles, baseline, at) {
+export function gainChart(context, width, height, reading, styles, baseline, at) {
   const base = reading.readers[baseline]?.nll;
   const lines = base === undefined ? [] : Object.entries(reading.readers)
     .filter(([name, reader]) => name !== baseline && reader.nll !== undefined)
@@ -58,7 +63,7 @@ function gainChart(context, width, height, reading, styles, baseline, at) {
 }
 
 /** A slider over given values, with its value in words beside it. */
-function slider(label, values, value, words, run) {
+export function slider(label, values, value, words, run) {
   const output = h("output", { "aria-live": "off" }, words(value));
   const input = h("input", {
     type: "range", tabindex: "-1", min: "0", max: String(values.length - 1), step: "1", "aria-label": label,

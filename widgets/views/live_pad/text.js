@@ -1,9 +1,15 @@
 // The pad's text: what is typed in front, the same text in tokens and colours behind it.
 
-const FULL_GAIN = 3, FULL_NLL = 8; // nat at which colours are full
+import { h } from "../../core/js/elements.js";
+import { clamp } from "../../core/js/format.js";
+import { css, diverging, inkOn, magnitude } from "../../core/js/theme.js";
+
+// Nats at which colours are full.
+export const FULL_GAIN = 3;
+export const FULL_NLL = 8;
 
 /** The colour of a token by what is chosen, or null where nothing is known of it. */
-function liveColour(kind, nll, base) {
+export function liveColour(kind, nll, base) {
   if (kind === "nll") return nll === undefined ? null : magnitude(clamp(nll / FULL_NLL, 0, 1));
   return nll === undefined || base === undefined ? null : diverging(clamp((base - nll) / FULL_GAIN, -1, 1));
 }
@@ -12,7 +18,7 @@ function liveColour(kind, nll, base) {
  * A field to type in whose text is drawn in tokens. `paint(texts, colours)` colours what still stands of the text that
  * was read; `token()` is the index of the one at the caret, `under(event)` of the one under the pointer.
  */
-function liveText({ label, value, typed, moved }) {
+export function liveText({ label, value, typed, moved }) {
   const behind = h("div", { class: "fwl-behind", dir: "auto", "aria-hidden": "true" });
   const field = h("textarea", {
     class: "fwl-field", tabindex: "-1", dir: "auto", spellcheck: "false", autocomplete: "off", autocapitalize: "off",

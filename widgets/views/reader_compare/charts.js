@@ -1,17 +1,22 @@
 // ReaderCompare's pictures: cumulative gains, dots with whiskers, what a gain costs. They draw; they keep no state.
 
+import { LINE_DASHES, axes, linear, swatch } from "../../core/js/charts.js";
+import { svg } from "../../core/js/elements.js";
+import { brief, clamp, printable, signed, whole } from "../../core/js/format.js";
+import { palette } from "../../core/js/theme.js";
+
 const PREFIXES = [[1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"], [1, ""]];
 const MARKS = ["circle", "square", "diamond", "triangle"]; // one a run
 
 /** Numbers with a unit and its thousands: 47.0 M, 1.62 k. */
-function scaled(x, unit) {
+export function scaled(x, unit) {
   if (x === null) return "–";
   const [size, prefix] = PREFIXES.find(([s]) => Math.abs(x) >= s) ?? [1, ""];
   return `${Number((x / size).toPrecision(3))} ${prefix}${unit}`.trim();
 }
 
 /** [mean, low, high] in words; an interval is there or is said not to be. */
-function intervalText(estimate, digits = 3) {
+export function intervalText(estimate, digits = 3) {
   if (!estimate || estimate[0] === null) return "not finite";
   const [mean, low, high] = estimate;
   const edges = low === null ? "no interval" : `${signed(low, digits)}, ${signed(high, digits)}`;
@@ -19,10 +24,10 @@ function intervalText(estimate, digits = 3) {
 }
 
 /** A sum of nats: whole numbers where they are large. */
-const nats = (x) => (Math.abs(x) < 100 ? brief(x) : whole(Math.round(x)).replace("-", "−"));
+export const nats = (x) => (Math.abs(x) < 100 ? brief(x) : whole(Math.round(x)).replace("-", "−"));
 
 /** A reader's line and the mark of its run, as a small picture. */
-function marked(style) {
+export function marked(style) {
   const node = swatch(style), shape = MARKS[style.run % MARKS.length];
   const [tag, attributes] = {
     circle: ["circle", { cx: 13, cy: 5, r: 4 }],
@@ -30,9 +35,7 @@ function marked(style) {
     diamond: ["polygon", { points: "13,0 18,5 13,10 8,5" }],
     triangle: ["polygon", { points: "13,0 18,9 8,9" }],
   }[shape];
-  const drawn = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries({ ...attributes, fill: style.colour })) drawn.setAttribute(name, value);
-  node.append(drawn);
+  node.append(svg(tag, { ...attributes, fill: style.colour }));
   return node;
 }
 
@@ -73,7 +76,7 @@ function fitting(context, text, width) {
 }
 
 /** From the least to the largest of some numbers and 0, with some air. */
-function reach(values) {
+export function reach(values) {
   const finite = values.filter((v) => v !== null && Number.isFinite(v));
   const low = Math.min(0, ...finite), high = Math.max(0, ...finite), air = (high - low || 1) * 0.06;
   return [low < 0 ? low - air : low, high + air];
@@ -91,7 +94,7 @@ function apart(wanted, gap, low, high) {
 }
 
 /** Cumulative gains: `lines` are {style, values, strong}; `at` the tokens before each point. Returns the x scale. */
-function drawCumulative(context, width, height, { at, lines, baseline, documents, tokens }) {
+export function drawCumulative(context, width, height, { at, lines, baseline, documents, tokens }) {
   const colours = palette(), right = width - clamp(width * 0.2, 110, 170), bottom = height - 40;
   const x = linear([0, tokens], [62, right]);
   let low = 0, high = 0;
@@ -159,10 +162,10 @@ function drawDocuments(context, x, bottom, documents) {
 }
 
 /** [mean, low, high] of a reader in a bucket. */
-const edgesOf = ({ gain }, name) => [gain[name].mean, gain[name].low, gain[name].high];
+export const edgesOf = ({ gain }, name) => [gain[name].mean, gain[name].low, gain[name].high];
 
 /** Dots with whiskers, one band a bucket. Returns which bucket is at an x. */
-function drawDots(context, width, height, { buckets, title, names, styles, baseline, selected, active }) {
+export function drawDots(context, width, height, { buckets, title, names, styles, baseline, selected, active }) {
   const colours = palette(), bottom = height - 56;
   const x = linear([0, buckets.length], [62, width - 14]), wide = x(1) - x(0);
   const y = linear(reach(buckets.flatMap((bucket) => names.flatMap((name) => edgesOf(bucket, name)))), [bottom, 26]);
@@ -214,7 +217,7 @@ function whisker(context, colour, at, y, low, high, thick) {
 }
 
 /** Bits saved against their cost. `points`: {name, style, cost, bits: [mean, low, high], best}; returns the nearest. */
-function drawFrontier(context, width, height, { points, title, format, baseline, selected }) {
+export function drawFrontier(context, width, height, { points, title, format, baseline, selected }) {
   const colours = palette(), bottom = height - 44;
   const costs = points.map(({ cost }) => Math.log10(cost));
   const x = linear([Math.min(...costs) - 0.12, Math.max(...costs) + 0.3], [62, width - 14]);

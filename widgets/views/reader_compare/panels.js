@@ -1,14 +1,20 @@
 // ReaderCompare's chart place: one canvas for all tabs, what a pointer reads there, the brush, and the same as tables.
 
+import { surface, swatch } from "../../core/js/charts.js";
+import { h, notice, table } from "../../core/js/elements.js";
+import { brief, clamp, many, printable, signed, whole } from "../../core/js/format.js";
+import { showAnswer } from "../../core/js/kernel.js";
+import { drawCumulative, drawDots, drawFrontier, edgesOf, intervalText, nats, scaled } from "./charts.js";
+
 /** What a cost is called, how much of it a token takes (figures, tokens), and how that is written. */
-const COMPARE_COSTS = {
+export const COMPARE_COSTS = {
   seconds_per_token: ["time per token", (f, n) => f.seconds && f.seconds / n,
     (v) => (v < 1e-3 ? `${brief(v * 1e6)} µs` : v < 1 ? `${brief(v * 1e3)} ms` : `${brief(v)} s`)],
   flops_per_token: ["operations per token", (f) => f.flops_per_token, (v) => scaled(v, "FLOP")],
   peak_bytes: ["memory beyond the model", (f) => f.peak_bytes, (v) => scaled(v, "B")],
 };
 
-function compareCharts(shared) {
+export function compareCharts(shared) {
   const { head, state, view, place, signal, chartPlace, compared, known, intervals, speak, brush } = shared;
   const { at, points, sum, readers, others, label, style, chosen, baseline, nearest, documentOf } = compared;
   const [crosshair, brushed, here, readout] = ["fwl-crosshair", "fwl-brush", "fwl-crosshair fwl-place", "fwl-readout"]
@@ -88,7 +94,7 @@ function compareCharts(shared) {
       if (waiting !== entry) {
         waiting = entry;
         instead.replaceChildren();
-        await_(instead, entry.promise, () => { waiting = null; });
+        showAnswer(instead, entry.promise, () => { waiting = null; });
       }
     } else if (state.asTable) instead.replaceChildren(asTable());
     else instead.replaceChildren();

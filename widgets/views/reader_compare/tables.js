@@ -1,5 +1,10 @@
 // ReaderCompare's tables: gains with their intervals on one scale, certificates, and how readers were set.
 
+import { swatch } from "../../core/js/charts.js";
+import { button, h, table } from "../../core/js/elements.js";
+import { brief, fixed, printable, signed, whole } from "../../core/js/format.js";
+import { reach, scaled } from "./charts.js";
+
 const BADGE_MARKS = { passed: "✓", failed: "✗", absent: "○" };
 const SETTINGS_SHOWN = 5;
 
@@ -44,7 +49,7 @@ function settingsTable(caption, rows, head) {
 }
 
 /** The table of readers in one place, the settings that differ in another; each is drawn anew as a whole. */
-function compareTables({ head, state, view, place, compared, intervals, readersPlace, settingsPlace }) {
+export function compareTables({ head, state, view, place, compared, intervals, readersPlace, settingsPlace }) {
   const { readers, label, style, chosen, baseline, others, whole: wholeGain } = compared;
   const unknown = (value, write, otherwise = "not finite") => (value === null ? otherwise : write(value));
 

@@ -1,5 +1,13 @@
 // Receipts: who paid for the selected token's gain. Ranked sources, what cancels, how far back, all receipts together.
 
+import { axes, linear, surface } from "../../core/js/charts.js";
+import { button, h, notice, table, token } from "../../core/js/elements.js";
+import { brief, clamp, fixed, printable, signed, whole } from "../../core/js/format.js";
+import { frame } from "../../core/js/frame.js";
+import { asker, connect, showAnswer } from "../../core/js/kernel.js";
+import { palette } from "../../core/js/theme.js";
+import { settled } from "../../core/js/timing.js";
+
 const RECEIPT_TABS = [["sources", "Sources"], ["distance", "By distance"], ["document", "All receipts"]];
 
 /** Words of a receipt for the line that is read out. */
@@ -159,7 +167,7 @@ async function render({ model, el, signal }) {
     const question = tab === "document" ? { kind: "summary", reader } : { kind: "receipt", reader, token: at };
     const mine = shown += 1;
     active = 0;
-    await_(view.body, underWay ?? ask(question), ({ content }) => { current = content; draw(); }, {
+    showAnswer(view.body, underWay ?? ask(question), ({ content }) => { current = content; draw(); }, {
       current: () => mine === shown,
       working: underWay && "Splitting the gain: seconds for Fast Weight Layers, minutes for dynamic evaluation. Go on browsing meanwhile.",
     });

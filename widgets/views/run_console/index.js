@@ -1,5 +1,14 @@
 // RunConsole: a form. What is read, by whom, what is kept; what that takes; the run itself; what came of it.
 
+import { swatch } from "../../core/js/charts.js";
+import { h, notice } from "../../core/js/elements.js";
+import { many, printable, whole } from "../../core/js/format.js";
+import { asker } from "../../core/js/kernel.js";
+import { SLOW, settled } from "../../core/js/timing.js";
+import {
+  boxes, documentList, duration, field, freshId, progressBars, speedText, summaryOf, timeLeft,
+} from "./parts.js";
+
 const BUSY = ["preparing", "reading", "measuring", "stopping"];
 const NO_KERNEL = "saved view: browsing works, reading needs a kernel";
 const MEASURE_AFTER = 500; // ms without a change before speeds are measured
@@ -38,7 +47,7 @@ async function render({ model, el, signal }) {
 
   // -- plan, actions, run
   const plan = h("div", { class: "fwl-plan" }), times = h("div", { class: "fwl-times" });
-  const why = h("p", { class: "fwl-why", id: `fwl-why-${fields += 1}` });
+  const why = h("p", { class: "fwl-why", id: freshId("why") });
   const start = h("button", { type: "button", class: "fwl-start", "aria-describedby": why.id, onclick: () => begin() },
     "Start reading");
   const cancel = h("button", { type: "button", onclick: () => stop() }, "Cancel ", h("kbd", {}, "Esc"));

@@ -1,9 +1,13 @@
 // RunConsole's parts: the list of documents, the choices, the bars, and what came of a run.
 
+import { swatch } from "../../core/js/charts.js";
+import { h, table } from "../../core/js/elements.js";
+import { clamp, fixed, many, printable, signed, whole } from "../../core/js/format.js";
+
 const MOST_SHOWN = 200; // documents in the list; a filter finds the others
 
 /** Seconds as a person says them. */
-function duration(seconds) {
+export function duration(seconds) {
   if (!Number.isFinite(seconds)) return "unknown";
   if (seconds < 1) return "under 1 s";
   const [hours, minutes] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60];
@@ -11,12 +15,15 @@ function duration(seconds) {
   return minutes ? `${minutes} min ${Math.floor(seconds % 60)} s` : `${Math.ceil(seconds)} s`;
 }
 
-const speedText = (speed) => `${whole(Math.round(speed))} tokens/s`;
+export const speedText = (speed) => `${whole(Math.round(speed))} tokens/s`;
 
 let fields = 0;
+/** Return an id that no other element of the page has. */
+export const freshId = (kind) => `fwl-${kind}-${fields += 1}`;
+
 /** A labelled control with a line about it. */
-function field(label, control, hint = null) {
-  control.id = `fwl-field-${fields += 1}`;
+export function field(label, control, hint = null) {
+  control.id = freshId("field");
   return h("div", { class: "fwl-field" }, h("label", { for: control.id }, label), control,
     hint === null ? null : h("small", {}, hint));
 }
@@ -25,13 +32,13 @@ function field(label, control, hint = null) {
  * Documents to choose from: one tab stop, arrows move, Space or a click chooses.
  * `show(indices)` marks those; `lengths(tokens)` tells how long they are.
  */
-function documentList(documents, run) {
+export function documentList(documents, run) {
   const list = h("ul", { class: "fwl-documents", role: "listbox", "aria-multiselectable": "true",
     "aria-label": "documents", tabindex: "0" });
   const filter = h("input", { type: "search", placeholder: "filter by name",
     "aria-label": "filter documents by name", oninput: () => fill() });
   const told = h("small", { class: "fwl-told" });
-  const own = `fwl-documents-${fields += 1}`;
+  const own = freshId("documents");
   let chosen = new Set(), tokens = null, rows = new Map(), active = 0, off = false;
 
   const long = (index) => (
@@ -101,8 +108,8 @@ function documentList(documents, run) {
 }
 
 /** A box for each of [value, [title, hint]]; `type` is checkbox (several) or radio (one). */
-function boxes(type, pairs, run) {
-  const group = `fwl-boxes-${fields += 1}`;
+export function boxes(type, pairs, run) {
+  const group = freshId("boxes");
   const inputs = new Map(pairs.map(([value]) => [value, h("input", {
     type, name: group, onchange: () => run([...inputs].filter(([, input]) => input.checked).map(([name]) => name)),
   })]));
@@ -112,7 +119,7 @@ function boxes(type, pairs, run) {
 }
 
 /** A bar for each reader of a run; `show(run)` moves them. */
-function progressBars(styles) {
+export function progressBars(styles) {
   const place = h("div", { class: "fwl-bars" });
   let bars = new Map();
   return {
@@ -141,11 +148,11 @@ function progressBars(styles) {
 }
 
 /** Seconds until all readers are done; they take turns. NaN before each has read something. */
-const timeLeft = (run) => Object.entries(run.done)
+export const timeLeft = (run) => Object.entries(run.done)
   .reduce((sum, [name, done]) => sum + (run.total - done) * (done ? run.seconds[name] / done : NaN), 0);
 
 /** What was read: figures of each reader, where they are, and how to go on. */
-function summaryOf(run, styles) {
+export function summaryOf(run, styles) {
   const rows = run.summary.map((row) => [
     h("span", {}, swatch(styles[row.reader]), row.label), fixed(row.nll, 3),
     row.gain === null ? "no base" : signed(row.gain, 3), whole(Math.round(row.speed)),

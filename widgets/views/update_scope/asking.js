@@ -1,9 +1,11 @@
 // What UpdateScope asks the kernel: one question at a time, the one most wanted at that moment; answers are kept.
 
+import { unpack } from "../../core/js/packing.js";
+
 const KEPT_ANSWERS = 96;
 const questionText = (question) => Object.entries(question).map(([name, value]) => `${name}=${value}`).join("|");
 
-class Pictures {
+export class Pictures {
   /** `state` has order, zoom and ahead; `arrived()` is called after each answer. */
   constructor({ ask, place, norms, state, arrived, signal }) {
     Object.assign(this, { ask, place, norms, state, arrived, signal, answers: new Map(), failed: new Map(), busy: false, saved: null });

@@ -1,5 +1,9 @@
 // Pictures of Δθ on canvas: colours, cells, norms over the document, values and singular values. No state in here.
 
+import { axes, linear, ticks } from "../../core/js/charts.js";
+import { brief, clamp, whole } from "../../core/js/format.js";
+import { blend, channels, css, isDark, magnitude, palette } from "../../core/js/theme.js";
+
 const SCALES = { // from −1 to 1; the ground is in the middle, so that what has not moved is not seen
   light: ["#7a3f00", "#c8690a", "#f2a54a", "#fde3c2", "#ffffff", "#cfe6f8", "#5cabe6", "#1c6fbf", "#083b70"],
   dark: ["#ffe2b8", "#f7a845", "#b8640f", "#54320f", "#14171c", "#12365a", "#1f6fbe", "#57b1f5", "#c9e8ff"],
@@ -17,7 +21,7 @@ function deltaColour(share, signs, dark = isDark()) {
 }
 
 /** Value of each code of `widgets.tiles.squeeze`, at index code + 128. */
-const codeValues = (size) => Float32Array.from({ length: 256 }, (_, i) => (i === 0 ? NaN : Math.sign(i - 128) * ((i - 128) / CODES) ** 2 * size));
+export const codeValues = (size) => Float32Array.from({ length: 256 }, (_, i) => (i === 0 ? NaN : Math.sign(i - 128) * ((i - 128) / CODES) ** 2 * size));
 
 /** Cells as a picture of one pixel each; `valueOf` by index. */
 function cellPicture(canvas, [rows, columns], colourAt) {
@@ -36,7 +40,7 @@ const pixel = ([r, g, b]) => ((255 << 24) | (Math.round(b) << 16) | (Math.round(
 const valuePixel = (value, limit, signs, dark) => pixel(Number.isFinite(value) ? deltaColour(limit ? value / limit : 0, signs, dark) : BAD_CELL);
 
 /** Draw a tile (codes) or a piece of exact values into `canvas`. */
-function paintCells(canvas, cells, limit, signs) {
+export function paintCells(canvas, cells, limit, signs) {
   const dark = isDark();
   if (cells.codes === undefined) return cellPicture(canvas, cells.cells, (i) => valuePixel(cells.values[i], limit, signs, dark));
   const colours = Uint32Array.from(codeValues(cells.size), (value) => valuePixel(value, limit, signs, dark));
@@ -44,7 +48,7 @@ function paintCells(canvas, cells, limit, signs) {
 }
 
 /** Where a picture of so many cells lies: square cells where they fit, room for norms above and at the right. */
-function matrixBox(width, height, [rows, columns], zoomed) {
+export function matrixBox(width, height, [rows, columns], zoomed) {
   const room = { left: 48, top: zoomed ? 8 : 44, right: zoomed ? 8 : 44, bottom: 36 };
   const cell = Math.min((width - room.left - room.right) / columns, (height - room.top - room.bottom) / rows);
   // Vectors of cells and long matrices fill what there is.
@@ -54,7 +58,7 @@ function matrixBox(width, height, [rows, columns], zoomed) {
 }
 
 /** The matrix with its norms in the margins and its axes. `spans`: first and last + 1 of rows and of columns. */
-function drawMatrix(context, box, picture, { norms, spans, labels, limitNorms }) {
+export function drawMatrix(context, box, picture, { norms, spans, labels, limitNorms }) {
   const colours = palette();
   context.imageSmoothingEnabled = false;
   context.drawImage(picture, box.x, box.y, box.wide, box.high);
@@ -91,7 +95,7 @@ function drawMatrix(context, box, picture, { norms, spans, labels, limitNorms })
 }
 
 /** A vector: an upright line an entry, in the colours of the picture. */
-function drawVector(context, width, height, { values, limit, signs, label }) {
+export function drawVector(context, width, height, { values, limit, signs, label }) {
   const x = linear([0, values.length], [64, width - 12]), y = linear([-limit * 1.06 || -1, limit * 1.06 || 1], [height - 40, 22]);
   axes(context, { scale: x, label }, { scale: y, label: "Δθ" });
   const wide = Math.max(x(1) - x(0) - (values.length < 300 ? 1 : 0), 0.8), dark = isDark();
@@ -104,7 +108,7 @@ function drawVector(context, width, height, { values, limit, signs, label }) {
   });
 }
 
-const CHART = { left: 64, right: 118, top: 30, bottom: 38 }; // room around the lines
+export const CHART = { left: 64, right: 118, top: 30, bottom: 38 }; // room around the lines
 const CROWD = 8; // of more lines than this only the selected one has a colour
 const lineColour = (line, selected, crowded) => (!crowded ? line.colour : line.name === selected ? palette().accent : palette().muted);
 
@@ -116,7 +120,7 @@ function finiteRuns({ x, y }) {
 }
 
 /** Lines of norms over the document. Returns the places of their labels. */
-function drawNorms(context, width, height, { lines, range, most, least, log, boundaries, selected, label }) {
+export function drawNorms(context, width, height, { lines, range, most, least, log, boundaries, selected, label }) {
   const colours = palette();
   const x = linear(range, [CHART.left, width - CHART.right]);
   const flat = linear(log ? [Math.log10(least), Math.log10(most)] : [0, most], [height - CHART.bottom, CHART.top]);
@@ -182,7 +186,7 @@ function nameLines(context, width, height, lines, selected, y, crowded) {
 }
 
 /** How many values are how large; counts go by their logarithm, so that the few large ones are seen. */
-function drawHistogram(context, width, height, { bars, size, reach, limit, signs }) {
+export function drawHistogram(context, width, height, { bars, size, reach, limit, signs }) {
   const most = bars.reduce((a, b) => Math.max(a, b), 1), least = -0.2; // a bar of one entry is seen
   const x = linear([-reach || -1, reach || 1], [64, width - 12]);
   const y = linear([least, Math.ceil(Math.log10(most) + 0.05)], [height - 36, 24]);
@@ -200,7 +204,7 @@ function drawHistogram(context, width, height, { bars, size, reach, limit, signs
 }
 
 /** Leading singular values. */
-function drawSpectrum(context, width, height, { values, most }) {
+export function drawSpectrum(context, width, height, { values, most }) {
   const colours = palette();
   const x = linear([0.4, values.length + 0.6], [64, width - 12]), y = linear([0, most * 1.05 || 1], [height - 36, 24]);
   axes(context, { scale: x, label: "direction", format: (i) => (Number.isInteger(i) && i > 0 ? whole(i) : "") }, { scale: y, label: "singular value σ", format: brief });
@@ -214,7 +218,7 @@ function drawSpectrum(context, width, height, { values, most }) {
 }
 
 /** What the colours mean, with the limit at its ends: beyond it all have the last colour. */
-function drawLegend(context, width, height, { limit, size, signs }) {
+export function drawLegend(context, width, height, { limit, size, signs }) {
   const from = 2, to = width - 2, dark = isDark();
   for (let i = from; i < to; i += 1) {
     const share = (i - from) / (to - from - 1);

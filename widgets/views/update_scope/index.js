@@ -1,5 +1,18 @@
 // UpdateScope: watches Δθ grow while a document is read. Norms are on the page; pictures are asked for as they are wanted.
 
+import { linear, surface } from "../../core/js/charts.js";
+import { button, choice, h, notice } from "../../core/js/elements.js";
+import { brief, clamp, fixed, many, printable, whole } from "../../core/js/format.js";
+import { frame } from "../../core/js/frame.js";
+import { asker, connect } from "../../core/js/kernel.js";
+import { unpack } from "../../core/js/packing.js";
+import { onTheme, still } from "../../core/js/theme.js";
+import { PATIENCE, SLOW } from "../../core/js/timing.js";
+import { Pictures } from "./asking.js";
+import { CHART, drawNorms } from "./drawing.js";
+import { Norms, normTable, readingLine } from "./panels.js";
+import { deltaFigures } from "./picture.js";
+
 const FRAME_MS = 125; // between two pictures while playing
 const SLOWLY = 4; // times as long, where whole updates are passed over
 const SPEEDS = [["8", "8 tokens/s"], ["32", "32 tokens/s"], ["128", "128 tokens/s"], ["update", "by update"]];
@@ -41,7 +54,7 @@ async function render({ model, el, signal }) {
     ],
   });
   const pictures = new Pictures({ ask: asker(model, signal), place, norms, state, signal, arrived: () => { resume?.(); draw(); } });
-  const figures = deltaFigures({ pictures, place, norms, state, view, changed: () => changed(), signal });
+  const figures = deltaFigures({ pictures, norms, state, view, changed: () => changed(), signal });
   const title = h("b", {}), about = h("small", {});
   view.heading.append(title, h("br"), about);
 

@@ -1,7 +1,11 @@
 // What UpdateScope knows without asking: norms, texts, documents; and the elements that it fills.
 
+import { h, table, token } from "../../core/js/elements.js";
+import { brief, fixed, whole } from "../../core/js/format.js";
+import { unpackTexts } from "../../core/js/packing.js";
+
 /** Norms of Δθ after updates, by reader and parameter, and where documents begin. */
-class Norms {
+export class Norms {
   constructor(head, data) {
     this.head = head;
     this.data = data;
@@ -82,7 +86,7 @@ function below(numbers, value) {
 }
 
 /** The text around a token: what was read, the token that comes, what follows it. */
-function readingLine(norms, at) {
+export function readingLine(norms, at) {
   const [first, end] = norms.bounds(norms.document(at));
   // Long stretches of blanks are told, so that words stay in sight.
   const one = (text) => {
@@ -99,7 +103,7 @@ function readingLine(norms, at) {
 }
 
 /** Norms at updates of a stretch, as a table; the selected parameter comes first. */
-function normTable(norms, reader, selected, [from, to], choose) {
+export function normTable(norms, reader, selected, [from, to], choose) {
   const entries = [...norms.parameters(reader)].sort((a, b) => (b.name === selected) - (a.name === selected)).slice(0, 8);
   const places = [...norms.after.keys()].filter((i) => norms.after[i] > from && norms.after[i] <= to);
   const step = Math.ceil(places.length / 600) || 1;
@@ -115,7 +119,7 @@ function normTable(norms, reader, selected, [from, to], choose) {
 }
 
 /** Figures of Δθ in words: pairs of a name and what is so. */
-function deltaWords(tile, spectrum, slow, pinned) {
+export function deltaWords(tile, spectrum, slow, pinned) {
   const what = pinned === null ? "‖Δθ‖" : "‖difference‖";
   const share = slow && tile.norm !== null && pinned === null ? `, ${fixed((100 * tile.norm) / slow, tile.norm / slow < 0.01 ? 3 : 1)} % of ‖θ₀‖` : "";
   const words = [[what, `${tile.norm === null ? "not finite" : brief(tile.norm)}${share}`], ["largest entry", `±${brief(tile.size)}`]];
@@ -138,13 +142,13 @@ function concentration(values) {
 }
 
 /** Rows (or columns) behind a cell, in the model's own numbering. */
-function behind(order, cells, at) {
+export function behind(order, cells, at) {
   const first = Math.floor((at * order.length) / cells), end = Math.floor(((at + 1) * order.length) / cells);
   return Array.from(order.subarray(first, Math.max(end, first + 1)));
 }
 
 /** "row 7", "rows 7, 9, 2 …". */
-function places(one, many, numbers) {
+export function places(one, many, numbers) {
   const shown = numbers.slice(0, 4).map(whole).join(", ");
   return `${numbers.length > 1 ? many : one} ${shown}${numbers.length > 4 ? ", …" : ""}`;
 }

@@ -1,10 +1,19 @@
 // Δθ at one token: the picture, exact values of a piece of it, and its figures. It stays until the next one is there.
 
+import { surface } from "../../core/js/charts.js";
+import { button, h } from "../../core/js/elements.js";
+import { brief, clamp, whole } from "../../core/js/format.js";
+import { isDark } from "../../core/js/theme.js";
+import {
+  codeValues, drawHistogram, drawLegend, drawMatrix, drawSpectrum, drawVector, matrixBox, paintCells,
+} from "./drawing.js";
+import { behind, deltaWords, places } from "./panels.js";
+
 const PIECE_SIDE = 64;
 const PICTURE_HEIGHT = 540;
 
 /** The figures of Δθ as an element. `view` is the frame, `changed` asks for what is wanted and draws again. */
-function deltaFigures({ pictures, place, norms, state, view, changed, signal }) {
+export function deltaFigures({ pictures, norms, state, view, changed, signal }) {
   const canvas = document.createElement("canvas");
   let shown = null, painted = null, cell = null, sought = null; // sought: where in a piece the cell zoomed into lies
   const drawn = new Map(); // what each canvas shows, so that none is painted twice
