@@ -1,32 +1,32 @@
-"""What receipts say of a document: who teaches whom, from how far, and how much of it cancels. No torch.
+"""Sum up receipts by kind and distance of their sources. No torch.
 
 A receipt splits the gain of one token over the earlier tokens, or updates, that caused it; see `fwl_lab.receipt`.
-Shares of both signs cancel, so the sum of their sizes (gross) stands beside their sum (net) everywhere.
+Shares of both signs cancel, so the sum of their absolute values (gross) is given beside their sum (net) everywhere.
 """
 
-import json
 from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 import xarray as xr
 
-from fwl_lab.trace import schema as schema
+from fwl_lab.trace import schema
 from fwl_lab.trace.arrays import text_array
-from fwl_lab.trace.lookup import require_reader
+from fwl_lab.trace.lookup import default_reader, reader_facts, require_reader
 
-SOURCE: Final = "source"  # dimension of a receipt: trace index of the token that was learned, last of its update
+# Dimension and variables of a receipt.
+SOURCE: Final = "source"  # index in the trace of the last token that an update learned from
 SOURCE_TEXT: Final = "source_text"
 SOURCE_KIND: Final = "source_kind"  # index in KINDS
 SHARE: Final = "share"
 SHARE_BY_PARAMETER: Final = "share_by_parameter"
-HELD: Final = "held"
-REPLAY: Final = "replay"
+HELD: Final = "held"  # gain lost when a source is dropped and all other updates stay as they were
+REPLAY: Final = "replay"  # gain lost when a source is dropped and later updates are computed again
 
-# Of a summary.
+# Dimensions and variables of a summary.
 KIND: Final = "kind"
 KINDS: Final = ("same token", "same word", "other")
-DISTANCE: Final = "distance"  # first distance of a bin that ends before twice that
+DISTANCE: Final = "distance"  # smallest distance in a bin, which ends before twice that
 NET: Final = "net"
 GROSS: Final = "gross"
 FRACTION: Final = "fraction"
@@ -35,36 +35,37 @@ GROSS_BY_DISTANCE: Final = "gross_by_distance"
 SOURCES_BY_DISTANCE: Final = "sources_by_distance"
 
 
-def receipt_summary(receipts: xr.Dataset | Sequence[xr.Dataset], *, reader: str = "fwl") -> xr.Dataset:
-    """What some receipts say together.
+def receipt_summary(receipts: xr.Dataset | Sequence[xr.Dataset], *, reader: str | None = None) -> xr.Dataset:
+    """Sum up the shares of receipts by kind and distance of their sources.
 
     Parameters
     ----------
     receipts : Dataset or sequence of Dataset
         Receipts, with all their sources; or a trace from `add_receipts`, which holds the strongest only.
-    reader : str
-        Whose receipts of a trace.
+    reader : str, optional
+        Reader of the trace whose receipts are meant; None: `default_reader` of the trace.
 
     Returns
     -------
     Dataset
-        ``net``, ``gross`` (kind), nats: sums of the shares, and of their sizes, from sources that are the same token,
-        that differ from it only in case or in the space around (the same word), and others. Where an update learned
-        from several tokens (dynamic evaluation), the nearest of the three that any of them is. ``fraction`` (kind):
-        of the net sum; of "same token" it is what exact repeats pay, against the rest.
+        ``net``, ``gross`` (kind), nats: sums of the shares, and of their absolute values, over sources that are the
+        same token, over those that differ from it only in case or surrounding space (the same word), and over others.
+        An update that learned from several tokens (dynamic evaluation) counts as the first of these kinds that one of
+        its tokens has. ``fraction`` (kind): net divided by the net of all kinds.
         ``net_by_distance``, ``gross_by_distance``, ``sources_by_distance`` (distance): in bins from a power of two
-        up to, not including, the next; tokens from source to target.
-        Attributes: ``receipts`` (how many), ``gain``, ``net``, ``gross`` (sums, nats), ``worst_residual`` (nats), and
-        ``unlisted``, the part of the gain that the sources at hand do not hold (residuals, and in a trace all but the
-        strongest).
+        up to, not including, the next; distance in tokens from source to target.
+        Attributes: ``receipts`` (their number), ``gain``, ``net``, ``gross`` (sums, nats), ``worst_residual`` (nats),
+        and ``unlisted`` (nats), the part of the gain that is not in the sources given: residuals, and in a trace all
+        sources but the strongest.
 
     Raises
     ------
     ValueError
-        There is no receipt, or one stands twice, or they are of several readers.
+        There is no receipt, one is given twice, or they are of several readers.
     """
     if isinstance(receipts, xr.Dataset) and schema.TOKEN_ID in receipts.variables:
-        kinds, distances, shares, facts = _of_trace(receipts, reader)
+        name = default_reader(receipts) if reader is None else require_reader(receipts, reader)
+        kinds, distances, shares, facts = _of_trace(receipts, name)
     else:
         kinds, distances, shares, facts = _of_receipts([receipts] if isinstance(receipts, xr.Dataset) else receipts)
     net, gross = float(shares.sum()), float(np.abs(shares).sum())
@@ -87,7 +88,17 @@ def receipt_summary(receipts: xr.Dataset | Sequence[xr.Dataset], *, reader: str 
 
 
 def source_kinds(trace: xr.Dataset, token: int, sources: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Index in KINDS of each source (n,): the nearest that any of its `lengths` (n,) tokens, the last named, is."""
+    """Classify the sources of a token: index in `KINDS`, the first that any token of a source has.
+
+    Parameters
+    ----------
+    trace : Dataset
+    token : int
+    sources : (n,) int
+        Index of the last token that each learned from.
+    lengths : (n,) int
+        Number of tokens that each learned from.
+    """
     if not len(sources):
         return np.zeros(0, dtype=np.int64)
     first = int((sources - lengths).min()) + 1
@@ -96,13 +107,12 @@ def source_kinds(trace: xr.Dataset, token: int, sources: np.ndarray, lengths: np
 
 
 def source_lengths(trace: xr.Dataset, reader: str, sources: np.ndarray) -> np.ndarray:
-    """How many tokens each source learned from: one, or a segment of dynamic evaluation."""
-    configuration = json.loads(trace.attrs.get(schema.READERS, "{}")).get(reader, {})
-    return np.full(len(sources), int(configuration.get("segment", 1)))
+    """Return how many tokens each source (n,) of a reader learned from: one, or a segment of dynamic evaluation."""
+    return np.full(len(sources), reader_facts(trace)[require_reader(trace, reader)].tokens_per_update)
 
 
 def _kinds(trace: xr.Dataset, tokens: np.ndarray, sources: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Index in KINDS of pairs of a token and a source, (n,) each."""
+    """Classify pairs of a token and a source, (n,) each; see :func:`source_kinds`."""
     ids, texts = trace[schema.TOKEN_ID].values, trace[schema.TOKEN_TEXT].values
     back = np.arange(lengths.max(initial=0))
     learned = np.maximum(sources[:, None] - back, 0)  # (n, tokens of the longest source)
@@ -118,13 +128,13 @@ def _kinds(trace: xr.Dataset, tokens: np.ndarray, sources: np.ndarray, lengths: 
 
 
 def _word(text: str) -> str:
-    """What stays of a token when space around it and case are left aside, where that is a word."""
+    """Return a token's text without surrounding space and case, if that is a word; else an empty text."""
     core = text.strip().casefold()
     return core if core.isidentifier() else ""
 
 
 def _of_receipts(receipts: Sequence[xr.Dataset]) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, float]]:
-    """Kinds, distances and shares of all sources, and the facts about the receipts."""
+    """Return kinds, distances and shares of all sources of some receipts, (n,) each, and the attributes."""
     if not receipts:
         raise ValueError("there is no receipt; expected some from receipt(), or a trace from add_receipts().")
     names = sorted({str(one.attrs.get("reader")) for one in receipts})
@@ -145,7 +155,7 @@ def _of_receipts(receipts: Sequence[xr.Dataset]) -> tuple[np.ndarray, np.ndarray
 
 
 def _of_trace(trace: xr.Dataset, reader: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, float]]:
-    require_reader(trace, reader)
+    """Return kinds, distances and shares of the sources that a trace lists, (n,) each, and the attributes."""
     if schema.RECEIPT_SOURCE not in trace or schema.RECEIPT_GAIN not in trace:
         raise ValueError("the trace holds no receipts; expected one from add_receipts().")
     rows = trace.sel({schema.READER: reader})
@@ -162,4 +172,5 @@ def _of_trace(trace: xr.Dataset, reader: str) -> tuple[np.ndarray, np.ndarray, n
 
 
 def _facts(count: int, gain: float, worst: float) -> dict[str, float]:
+    """Return the attributes that do not follow from the shares."""
     return {"receipts": count, "gain": gain, "worst_residual": worst}

@@ -1,4 +1,4 @@
-"""What an audit of a reader found, as a table for people and as an attribute of a trace. No torch."""
+"""Hold the result of an audit, show it as a table, and keep it as an attribute of a trace. No torch."""
 
 import html
 import json
@@ -9,16 +9,18 @@ from typing import Any, Self
 
 import xarray as xr
 
-from fwl_lab.trace.schema import CERTIFICATES, READER, READERS
+from fwl_lab.trace.configurations import describe, differences
+from fwl_lab.trace.lookup import reader_configurations, reader_names
+from fwl_lab.trace.schema import CERTIFICATES
 
-CONFIGURATION = "configuration"  # in what a certificate is about: what the reader says of itself
+CONFIGURATION = "configuration"  # key of `Certificate.about`: the configuration of the reader
 PASSED, FAILED, NOT_CHECKED = "passed", "failed", "not checked"
 HEADINGS = ("check", "result", "worst", "limit", "unit", "detail")
 
 
 @dataclass(frozen=True)
 class Check:
-    """One line of a certificate.
+    """Result of one check: a line of a certificate.
 
     Attributes
     ----------
@@ -26,9 +28,9 @@ class Check:
     passed : bool or None
         None: not checked, which is not the same as passed.
     worst : float or None
-        The worst figure that was seen, in `unit`; None where there is none, or it is not finite.
+        Largest error that was seen, in `unit`; None where there is none, or it is not finite.
     limit : float or None
-        What `worst` may be at most; 0: bitwise.
+        Largest `worst` with which the check passes; 0: bitwise.
     unit : str
     detail : str
         What was done, or what went wrong and where.
@@ -36,7 +38,7 @@ class Check:
     Raises
     ------
     ValueError
-        A figure is not finite, which JSON could not hold, or `passed` is something else.
+        `worst` or `limit` is not finite (JSON cannot hold it), or `passed` is not True, False or None.
     """
 
     name: str
@@ -55,23 +57,28 @@ class Check:
 
     @property
     def result(self) -> str:
-        """`passed` in a word or two."""
+        """The value of `passed` in words."""
         return NOT_CHECKED if self.passed is None else PASSED if self.passed else FAILED
 
     def texts(self) -> tuple[str, ...]:
-        """The line as texts, under `HEADINGS`."""
+        """Return the cells of the line as texts, in the order of `HEADINGS`."""
         return self.name, self.result, _number(self.worst), _number(self.limit), self.unit, self.detail
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """What was checked of a reader.
+    """Results of all checks of a reader.
 
     Attributes
     ----------
     checks : tuple of Check, at least one
     about : mapping of JSON values
-        Of what and how: number of tokens, seed, vocabulary, the reader's configuration, the hash of its model.
+        Number of tokens, seed, places, configuration of the reader, hash of its model.
+
+    Raises
+    ------
+    ValueError
+        There is no check.
     """
 
     checks: tuple[Check, ...]
@@ -93,13 +100,13 @@ class Certificate:
 
     @property
     def summary(self) -> str:
-        """The certificate in a line."""
+        """The certificate in one line."""
         results = [check.result for check in self.checks]
         counts = ", ".join(f"{results.count(result)} {result}" for result in (PASSED, FAILED, NOT_CHECKED))
         return f"{'certified' if self.passed else 'NOT certified'}: {counts}"
 
     def __getitem__(self, name: str) -> Check:
-        """The check of a name."""
+        """Return the check of a name."""
         for check in self.checks:
             if check.name == name:
                 return check
@@ -121,12 +128,12 @@ class Certificate:
         return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
     def to_json(self) -> dict[str, Any]:
-        """The certificate as JSON values."""
+        """Return the certificate as JSON values."""
         return {"about": dict(self.about), "checks": [asdict(check) for check in self.checks]}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of :meth:`to_json`.
+        """Make a certificate of what :meth:`to_json` returned.
 
         Raises
         ------
@@ -140,23 +147,22 @@ class Certificate:
 
 
 def add_certificates(trace: xr.Dataset, found: Mapping[str, Certificate]) -> xr.Dataset:
-    """A trace that carries certificates of its readers, by name, beside or in place of those it has.
+    """Return the trace with certificates of its readers, by name, added to or in place of those it has.
 
     Raises
     ------
     ValueError
-        The trace has no reader of such a name, or one that was set otherwise than the reader that was certified.
+        The trace has no reader of such a name, or its configuration differs from that of the reader that was certified.
     """
-    names = [str(name) for name in trace[READER].values]
-    configured = json.loads(trace.attrs.get(READERS, "{}"))
+    names, configured = reader_names(trace), reader_configurations(trace)
     for name, certificate in found.items():
         if name not in names:
             raise ValueError(f"the trace has no reader {name!r}; it holds {', '.join(map(repr, names))}.")
         if not isinstance(certificate, Certificate):
             raise ValueError(f"what is given for {name!r} is a {type(certificate).__name__}; expected a Certificate.")
         theirs, ours = certificate.about.get(CONFIGURATION), configured.get(name)
-        if theirs and ours and (unlike := [key for key in theirs | ours if theirs.get(key) != ours.get(key)]):
-            said = "; ".join(f"{key} {theirs.get(key)}, the trace's is {ours.get(key)}" for key in unlike)
+        if theirs and ours and (unlike := differences(theirs, ours)):
+            said = describe(unlike, "the trace's")
             raise ValueError(
                 f"the certificate given for {name!r} is of a reader with {said}. Expected one of the reader that made "
                 "the trace."
@@ -166,12 +172,12 @@ def add_certificates(trace: xr.Dataset, found: Mapping[str, Certificate]) -> xr.
 
 
 def certificates(trace: xr.Dataset) -> dict[str, Certificate]:
-    """The certificates that a trace carries, by reader; empty where there are none.
+    """Return the certificates that a trace holds, by reader; empty where there are none.
 
     Raises
     ------
     ValueError
-        What the trace holds in their place are no certificates.
+        The attribute of the trace does not hold certificates.
     """
     try:
         found = json.loads(trace.attrs.get(CERTIFICATES, "{}"))
@@ -183,4 +189,5 @@ def certificates(trace: xr.Dataset) -> dict[str, Certificate]:
 
 
 def _number(value: float | None) -> str:
+    """Return a number with two digits."""
     return "–" if value is None else f"{value:.2g}"

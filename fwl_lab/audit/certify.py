@@ -1,4 +1,4 @@
-"""Is a reader honest? Checks that any reader can be given, and that say what was seen."""
+"""Certify that a reader's scores use only the past, are normalised, and do not depend on calls or batches."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -27,46 +27,46 @@ def certify(
     entropy_tokens: int = 1024,
     seed: int = 0,
 ) -> Certificate:
-    """Check a reader, a shipped one or your own, by reading one document again and again.
+    """Check any reader, of this library or not, by reading one document many times in different ways.
 
     ================= ============================================================================================
-    each token once   one finite score a token; what was given and returned may be overwritten, bitwise
+    each token once   one finite score per token, also if arguments and results are overwritten later, bitwise
     determinism       two fresh readers give the same scores, bitwise
     causality         another token in one place, or other tokens from there on, change no score before, bitwise
     probabilities     `next_log_probs` adds up to 1 over the whole vocabulary, within 1e-4
     predictions       the score of each of the first 256 tokens and at the places, and of another token in their
                       place, is what `next_log_probs` declared just before it was read, within 1e-4 nats: nothing
                       is learned from a token, or from what follows it, before it is scored
-    partition         however the document is cut into calls, within 1e-4 nats
-    batch             beside two other documents as alone, within 5e-5 nats
-    batch mates       what stands in the other rows changes nothing, bitwise
-    padding           tokens of weight 0 between and beside score 0 and change nothing, within 5e-5 nats
-    reset             after `reset()` as a fresh reader, bitwise
-    fork, saved state a fork, or a reader that was given the state, goes on as the reader itself, bitwise
-    step scale 0      `with_step_scale(0)` reads as `StaticReader(reader.model)`, bitwise
-    base weights      `reader.model.weight_hash()` is after all this what it was before
+    partition         the same scores however the document is cut into calls, within 1e-4 nats
+    batch             the same scores in a batch with two other documents as alone, within 5e-5 nats
+    batch mates       other tokens in the other rows change no score, bitwise
+    padding           tokens of weight 0 between and beside score 0 and change no other score, within 5e-5 nats
+    reset             after `reset()` the same scores as from a fresh reader, bitwise
+    fork, saved state a fork, and a reader that loaded the state, go on with the same scores, bitwise
+    step scale 0      `with_step_scale(0)` gives the scores of `StaticReader(reader.model)`, bitwise
+    base weights      `reader.model.weight_hash()` is the same before and after all readings
     entropy floor     see below
     ================= ============================================================================================
 
-    What a reader does not offer (`model`, `with_step_scale`, `reset`, `fork`, `state_dict`) is "not checked", which
-    is not "passed". A check in which an exception is raised has failed, with its text. Places are 0, 1, the last, both
-    sides of multiples of 64 and of the model's window, and random ones.
+    A check of something that a reader does not offer (`model`, `with_step_scale`, `reset`, `fork`, `state_dict`) is
+    "not checked", which is not "passed". A check that raises an exception has failed, with the exception's text. Places
+    are 0, 1, the last, both sides of multiples of 64 and of the model's window, and random ones.
 
-    The entropy floor. Of tokens drawn uniformly and independently from V, whatever was read says nothing of the next,
-    so that each score has an expected value of at least ln V given all before it, and the mean of many of them falls
-    k standard errors below ln V about as rarely as a normal variable k below its mean, or more so. It may lie at most
-    5 below; the standard error is the scores' standard deviation over √n (1e-4 nats are added for rounding). A text
-    with its words shuffled would not do: an honest reader learns which words a document has. For a model that is far
-    above ln V on such tokens, small frauds stay above the floor; they are for the other checks.
+    The entropy floor. If tokens are drawn uniformly and independently from V, the past says nothing about the next one.
+    Each score then has an expected value of at least ln V given all tokens before it, and the mean of many scores falls
+    k standard errors below ln V at most about as often as a normal variable falls k below its mean. It may lie at most
+    5 standard errors below (the scores' standard deviation over √n; 1e-4 nats are added for rounding). A text with its
+    words shuffled would not do, since a correct reader learns which words a document has. If a model scores far above
+    ln V on such tokens, a small error stays above the floor; the other checks are for that.
 
-    What no audit of this kind can see: weights that had learned this document, or one like it, before; a fraud that
-    shows only beyond the tokens given, or only between the places once 256 tokens have been read.
+    An audit of this kind cannot see weights that had been trained on this document, or on one like it; nor an error
+    that shows only after the tokens given, or only between the places once 256 tokens have been read.
 
-    The limits are for scores in float32 or wider; half precision need not keep to them.
+    The limits are for scores in float32 or wider; half precision may exceed them.
 
-    Cost: about 45 times that of reading the document once (reading three rows counts as three), 35 times for a reader
-    that does not offer the rest, 256 calls of one token, and one reading of `entropy_tokens`. On one core 22 s for the
-    bundled model's fast weights and 1,024 tokens, 32 s for dynamic evaluation of it and 512.
+    Cost: about 45 readings of the document (a reading of three rows counts as three), 35 for a reader that offers
+    nothing optional, 256 calls of one token, and one reading of `entropy_tokens`. On one core 22 s for the bundled
+    model's fast weights and 1,024 tokens, 32 s for dynamic evaluation of it and 512.
 
     Parameters
     ----------
@@ -74,20 +74,24 @@ def certify(
         Returns a fresh reader: `read(tokens (B, T), weights (B, T) or None)`, which returns something with `nll`
         (B, T) in nats, and `next_log_probs()`, (B, V), which works before the first reading and then has one row.
     tokens : (T,) long
-        The document, 16 tokens or more; a few segments, and more than the window, if those are to be seen.
+        The document, 16 tokens or more; longer than a few segments and than the window, so that their ends are checked.
     places : int
-        How many random places are looked at.
+        Number of random places.
     periods : sequence of int
-        Lengths at whose multiples the reader does something: a segment, an inner batch.
+        Lengths at whose multiples the reader makes an update: a segment, an inner batch.
     entropy_tokens : int
         n of the entropy floor.
     seed : int
-        Of places, replacements and random tokens.
+        Seed of places, replacements and random tokens.
+
+    Returns
+    -------
+    Certificate
 
     Raises
     ------
     ValueError
-        Tokens of another kind or shape, or too few; no positive `places`, `periods` or `entropy_tokens`; or
+        Tokens have another type or shape, or are too few; `places`, `periods` or `entropy_tokens` are too small; or
         `make_reader` returns no reader, or the same one again.
     """
     tokens = _document(tokens)
@@ -113,6 +117,7 @@ def certify(
 
 
 def _document(tokens: Any) -> Tensor:
+    """Check that the tokens are one document, and return a copy of them on the CPU."""
     if isinstance(tokens, np.ndarray):
         if tokens.dtype.kind not in "iu":
             raise ValueError(f"tokens are an array of {tokens.dtype}; expected whole numbers.")
@@ -126,7 +131,7 @@ def _document(tokens: Any) -> Tensor:
 
 
 def _fresh(make_reader: Callable[[], Any]) -> Any:
-    """A reader, none of which is another."""
+    """Return a fresh reader, after checking that each call of `make_reader` makes another one that can read."""
     if not callable(make_reader):
         raise ValueError(
             f"make_reader is a {type(make_reader).__name__}; expected a function that returns a fresh reader, such as "
@@ -142,10 +147,10 @@ def _fresh(make_reader: Callable[[], Any]) -> Any:
 
 
 def _judge(name: str, rule: Rule, readings: Readings) -> Check:
-    """A check's line; what is raised in it is what it says."""
+    """Run a check and return its line; an exception fails the check, with the exception's text as detail."""
     try:
         found = rule.check(readings)
-    except Exception as error:  # any: a reader may be anybody's
+    except Exception as error:  # the reader may be anybody's and raise anything
         text = f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode()
         return Check(name, False, None, rule.limit, rule.unit, text[:LONGEST_DETAIL])
     limit = rule.limit if found.limit is None else found.limit
@@ -159,8 +164,10 @@ def _judge(name: str, rule: Rule, readings: Readings) -> Check:
 
 
 def _hash(model: Any) -> str | None:
+    """Return a model's weight hash, None where it has none."""
     return str(model.weight_hash()) if callable(getattr(model, "weight_hash", None)) else None
 
 
 def _configuration(reader: Any) -> dict[str, Any] | None:
+    """Return a reader's configuration, None where it has none."""
     return dict(reader.configuration()) if callable(getattr(reader, "configuration", None)) else None

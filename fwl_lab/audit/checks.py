@@ -1,6 +1,6 @@
-"""The checks of an audit, one function each: from the readings to the worst figure seen and a sentence about it.
+"""Define the checks of an audit, one function each, from readings to the largest error and a sentence about it.
 
-Symbols: T tokens of the document, V vocabulary, p_t what was declared before token t.
+Symbols: T tokens of the document, V vocabulary.
 """
 
 import math
@@ -15,26 +15,26 @@ from fwl_lab.audit.probes import SINGLY, Readings, difference
 from fwl_lab.models.language_model import LanguageModel
 from fwl_lab.readers import StaticReader
 
-SUM_LIMIT = 1e-4  # of probabilities over the vocabulary; float32 sums of 50,000 leave about 1e-6
-SCORE_LIMIT = 1e-4  # nats; float32, whose roundings adapting carries on
+SUM_LIMIT = 1e-4  # error of the sum of all probabilities; float32 sums of 50,000 are off by about 1e-6
+SCORE_LIMIT = 1e-4  # nats; rounding errors of float32 are carried on by fast weights
 BATCH_LIMIT = 5e-5  # nats
-ERRORS = 5  # standard errors below ln V
+ERRORS = 5  # standard errors that the mean may lie below ln V
 NAT, ONE = "nat", "1"
 
 
 class Finding(NamedTuple):
-    """What a check found.
+    """Result of a check.
 
     Attributes
     ----------
     worst : float or None
-        None: nothing was checked.
+        The largest error; None where nothing was checked, or the check failed without a number.
     said : str
         What was done, or what went wrong and where.
     limit : float, optional
-        Where it follows from what was read.
+        Limit of `worst` where it depends on the readings; None: that of the rule.
     failed : bool
-        Whatever `worst` is.
+        Whether the check failed whatever `worst` is.
     """
 
     worst: float | None
@@ -45,7 +45,7 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class Rule:
-    """How a check is made, what its figure may be at most, and its unit."""
+    """A check, the largest error with which it passes, and the error's unit."""
 
     check: Callable[[Readings], Finding]
     limit: float
@@ -53,13 +53,13 @@ class Rule:
 
 
 def _worst(found: list[tuple[float, str]], passed: str, limit: float) -> Finding:
-    """The largest of some figures: its own words where it is too large, else `passed`."""
+    """Return the largest of some errors, with its own sentence if it exceeds `limit`, else with `passed`."""
     worst, said = max(found, key=lambda one: one[0])
     return Finding(worst, passed if worst <= limit else said)
 
 
 def once(readings: Readings) -> Finding:
-    """One finite score a token, whatever becomes of what was given and returned."""
+    """Check that each token has one finite score, also if arguments and results are overwritten after each call."""
     for name, nll in (("one call", readings.whole), ("ragged calls", readings.ragged)):
         if not bool(nll.isfinite().all()):
             at = int((~nll.isfinite()).nonzero()[0])
@@ -71,14 +71,14 @@ def once(readings: Readings) -> Finding:
 
 
 def determinism(readings: Readings) -> Finding:
-    """Two fresh readers, the same calls."""
+    """Check that two fresh readers give the same scores in the same calls, bitwise."""
     first = readings.whole
     worst, at = difference(readings.read(readings.tokens[None])[0], first)
     return _worst([(worst, f"a second fresh reader scores token {at} otherwise")], "two fresh readers", 0)
 
 
 def causality(readings: Readings) -> Finding:
-    """No score changes when what comes later does."""
+    """Check that changing later tokens changes no score before them, bitwise."""
     found, moved = [], False
     for change in readings.changes:
         worst, at = difference(change.nll[: change.place], readings.whole[: change.place])
@@ -92,7 +92,7 @@ def causality(readings: Readings) -> Finding:
 
 
 def probabilities(readings: Readings) -> Finding:
-    """Over the whole vocabulary they add up to 1."""
+    """Check that `next_log_probs` adds up to 1 over the whole vocabulary."""
     model = getattr(readings.make_reader(), "model", None)
     size = getattr(model, "vocab_size", readings.vocabulary)
     if isinstance(size, int) and size != readings.vocabulary:
@@ -106,7 +106,7 @@ def probabilities(readings: Readings) -> Finding:
 
 
 def predictions(readings: Readings) -> Finding:
-    """Each score is what was declared for that token before it was read, and so is that of another token."""
+    """Check that each score, of the token read and of another one, was declared by `next_log_probs` before it."""
     steps, found = readings.steps, []
     if steps.unsteady:
         return Finding(None, f"next_log_probs() before token {steps.unsteady[0]}, asked twice, differs", failed=True)
@@ -125,7 +125,7 @@ def predictions(readings: Readings) -> Finding:
 
 
 def partition(readings: Readings) -> Finding:
-    """The same scores however the document is cut into calls."""
+    """Check that scores do not depend on how the document is cut into calls."""
     tokens, found = readings.tokens[None], []
     ways = {
         "calls of 64": readings.read(tokens, range(64, readings.length, 64))[0] if readings.length > 64 else None,
@@ -140,14 +140,14 @@ def partition(readings: Readings) -> Finding:
 
 
 def batch(readings: Readings) -> Finding:
-    """The same scores beside other documents as alone."""
+    """Check that scores in a batch with other documents are those of the document alone."""
     worst, at = difference(readings.beside[1], readings.whole)
     said = f"beside two others, token {at} has another score than alone"
     return _worst([(worst, said)], "beside 2 others", BATCH_LIMIT)
 
 
 def mates(readings: Readings) -> Finding:
-    """What stands in other rows changes nothing, nor do a row's own later tokens, bitwise."""
+    """Check that neither tokens in other rows nor a row's own later tokens change a score, bitwise."""
     place, changed = readings.length // 2, readings.mates.clone()
     changed[0, place:] = readings.other_than(changed[0, place:])
     changed[2] = readings.other_than(changed[2])
@@ -161,7 +161,7 @@ def mates(readings: Readings) -> Finding:
 
 
 def padding(readings: Readings) -> Finding:
-    """Right padding of weight 0 between a document's two halves, and beside longer and shorter ones."""
+    """Check that right padding between a document's halves, in a batch of three lengths, changes no score."""
     first = min(readings.length // 2 + 3, readings.length - 1)
     lengths = (min(first + 9, readings.length), first, min(7, first))  # the document is the second
     found, again = [], None
@@ -181,7 +181,7 @@ def padding(readings: Readings) -> Finding:
         nll = torch.cat(scores)
         worst, at = difference(nll, readings.whole)
         found.append((worst, f"with padding, token {at} has another score than without"))
-        # The same shapes with other padding: what is left of it shows bitwise.
+        # Shapes are the same as in the first round and only the padding differs, so scores must be equal bitwise.
         if again is not None and (apart := difference(nll, again))[0]:
             said = f"other tokens of weight 0 change the score of token {apart[1]}"
             return Finding(apart[0] if math.isfinite(apart[0]) else None, said, failed=True)
@@ -190,7 +190,7 @@ def padding(readings: Readings) -> Finding:
 
 
 def reset(readings: Readings) -> Finding:
-    """After `reset()` nothing of the document is left."""
+    """Check that a reader scores as a fresh one after `reset()`, bitwise."""
     reader = readings.make_reader()
     if not callable(getattr(reader, "reset", None)):
         return Finding(None, "the reader has no reset()")
@@ -201,7 +201,7 @@ def reset(readings: Readings) -> Finding:
 
 
 def fork(readings: Readings) -> Finding:
-    """A fork reads on as its reader would, and leaves it alone."""
+    """Check that a fork goes on with the scores of its reader, and does not change it."""
     reader, half = readings.make_reader(), readings.length // 2
     if not callable(getattr(reader, "fork", None)):
         return Finding(None, "the reader has no fork()")
@@ -217,7 +217,7 @@ def fork(readings: Readings) -> Finding:
 
 
 def saved_state(readings: Readings) -> Finding:
-    """A fresh reader that is given the state goes on as the one that had it."""
+    """Check that a fresh reader with the state loaded goes on with the scores of the one that saved it."""
     reader, half = readings.make_reader(), readings.length // 2
     if not callable(getattr(reader, "state_dict", None)) or not callable(getattr(reader, "load_state_dict", None)):
         return Finding(None, "the reader has no state_dict() and load_state_dict()")
@@ -231,7 +231,7 @@ def saved_state(readings: Readings) -> Finding:
 
 
 def step_zero(readings: Readings) -> Finding:
-    """With every update multiplied by 0 a reader reads as the model does."""
+    """Check that a reader with a step scale of 0 gives the scores of the static model, bitwise."""
     reader = readings.make_reader()
     model = getattr(reader, "model", None)
     if not callable(getattr(reader, "with_step_scale", None)):
@@ -246,7 +246,7 @@ def step_zero(readings: Readings) -> Finding:
 
 
 def base_weights(readings: Readings, model: Any, before: str | None) -> Finding:
-    """The model's weights are what they were before a reading, and (`model`, `before`) before all readings."""
+    """Check that a reading changes no weights, and that all readings changed none since `model` had hash `before`."""
     reader: Any = readings.make_reader()
     own: Any = getattr(reader, "model", None)
     if before is None or not callable(getattr(own, "weight_hash", None)):
@@ -260,13 +260,13 @@ def base_weights(readings: Readings, model: Any, before: str | None) -> Finding:
 
 
 def entropy_floor(readings: Readings, count: int) -> Finding:
-    """On tokens that nobody can predict nothing is gained; see `certify`."""
+    """Check that random tokens are not scored better than chance, ln V; see `certify`."""
     tokens: Tensor = torch.randint(0, readings.vocabulary, (1, count), generator=readings.generator)
     nll = readings.read(tokens)[0]
     mean, error, chance = float(nll.mean()), float(nll.std()) / math.sqrt(count), math.log(readings.vocabulary)
     if not math.isfinite(mean):
         return Finding(None, f"the mean score of random tokens is {mean}", failed=True)
-    # Where all scores are alike there is no spread, only rounding.
+    # Where all scores are equal the standard error is 0 and rounding alone may lie below ln V.
     limit = ERRORS * error + SCORE_LIMIT
     said = f"{count:,} random tokens: mean {mean:.3f}, ln V {chance:.3f}, standard error {error:.3f}"
     below = chance - mean

@@ -1,4 +1,4 @@
-"""A reader that cheats, for showing what an audit catches. Its figures are worth nothing."""
+"""Provide a reader that scores tokens after learning from them, to show that an audit finds it."""
 
 import torch
 from torch import Tensor
@@ -8,11 +8,11 @@ from fwl_lab.readers.fast_weights import FastWeightReader, FastWeightReaderState
 
 
 class LeakyReader(FastWeightReader):
-    """Learns each segment of a call before it scores it: a bug that many evaluation loops have had.
+    """Learn from each segment of a call before scoring it, a common bug in evaluation loops. Its scores are invalid.
 
-    A segment is as long as an inner batch of the block and begins with the call. Everything else is
-    `FastWeightReader`'s, `next_log_probs` too, so that what it declares of a token before it is read is honest, and
-    the score afterwards is not. :func:`fwl_lab.certify` fails it.
+    A segment is as long as an inner batch of the block and begins with the call. Everything else is that of
+    `FastWeightReader`, `next_log_probs` too: what it declares before a token is read is right, and the score that it
+    returns afterwards is not. It fails :func:`fwl_lab.certify`.
     """
 
     label = "leaky FWL"
@@ -26,12 +26,13 @@ class LeakyReader(FastWeightReader):
     def observe(
         self, state: FastWeightReaderState, inputs: Tensor, labels: Tensor, weights: Tensor, observer: Observer
     ) -> tuple[Tensor, FastWeightReaderState]:
-        """Do as `step` does, and tell what an honest reader would have expected, and what was learned."""
+        """Do as `step` does, and tell an observer what `FastWeightReader` would have expected, and what was learned."""
         return self._leak(state, inputs, labels, weights, observer)
 
     def _leak(
         self, state: FastWeightReaderState, inputs: Tensor, labels: Tensor, weights: Tensor, observer: Observer | None
     ) -> tuple[Tensor, FastWeightReaderState]:
+        """Score each segment with the state after it."""
         if not (self.learning and self.step_scale):
             return self._learn(state, inputs, labels, weights, observer)
         found = []
@@ -39,6 +40,6 @@ class LeakyReader(FastWeightReader):
             ids, own, weight = (x[:, start : start + self.update_every] for x in (inputs, labels, weights))
             residual, _ = self.model.read(ids, state.context, weight != 0)
             _, state = self._learn(state, ids, own, weight, observer)
-            # Without labels the block scores by the state alone, which has seen these very labels.
+            # Without labels the block only applies its state, which has learned from these labels by now.
             found.append(self.model.nll(self.block(residual, None, weight, state.block).hidden, own))
         return torch.cat(found, 1), state

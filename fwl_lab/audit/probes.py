@@ -1,4 +1,4 @@
-"""What an audit reads: a document as it is, changed in places, cut into calls, beside others. Each reading once.
+"""Read a document in the different ways that an audit compares, each of them once.
 
 Symbols: T tokens of the document, B rows, V vocabulary. All scores are float64 on the CPU, so that equal means bitwise.
 """
@@ -15,13 +15,13 @@ from torch import Tensor
 
 
 class ReaderLike(Protocol):
-    """What any reader offers. `model`, `with_step_scale`, `reset`, `fork` and `state_dict` are looked for."""
+    """Methods that a reader must have. `model`, `with_step_scale`, `reset`, `fork`, `state_dict` are optional."""
 
     def read(self, tokens: Tensor, weights: Tensor | None = None) -> Any:
-        """Scores with `nll` (B, T) of the next tokens (B, T)."""
+        """Read the next tokens (B, T); return an object with their scores `nll` (B, T), nats."""
 
     def next_log_probs(self) -> Tensor:
-        """What is expected next, (B, V)."""
+        """Return log-probabilities of the next token, (B, V)."""
 
 
 class Change(NamedTuple):
@@ -31,10 +31,10 @@ class Change(NamedTuple):
     ----------
     place : int
     token : int
-        What stands there instead.
+        The token that was put there.
     nll : (T,) float64, nats
     rest : bool
-        Whether all that follows was replaced too.
+        Whether all tokens after the place were replaced too.
     """
 
     place: int
@@ -44,21 +44,21 @@ class Change(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """A reading token by token, at the beginning and at the places, asked before each what it expects there.
+    """A reading with a call of `next_log_probs` before each token at the beginning and before each place.
 
     Attributes
     ----------
     nll : (T,) float64, nats
     asked : list of int
-        Before which tokens it was asked.
+        Tokens before which `next_log_probs` was called.
     declared : (asked,) float64, nats
-        The score that follows for the token that came.
+        Negative log-probability that it gave to the token in the document.
     totals : (asked,) float64
-        What the probabilities add up to.
+        Sum of its probabilities.
     expected : dict from place to (V,) float64, nats
-        All that was answered there.
+        Its log-probabilities at each place.
     unsteady : list of int
-        Places where asking twice gave two answers.
+        Places where a second call gave something else.
     """
 
     nll: Tensor
@@ -69,12 +69,12 @@ class Steps(NamedTuple):
     unsteady: list[int]
 
 
-#: Tokens at the beginning that are read one by one: in them a score that anything else went into shows anywhere.
+#: Tokens at the beginning that are read one by one, so that a score which is not the declared one shows at any of them.
 SINGLY = 256
 
 
 class Readings:
-    """Fresh readers, and what they say of one document.
+    """Readings of one document by fresh readers, each made when it is first asked for and then kept.
 
     Parameters
     ----------
@@ -82,11 +82,11 @@ class Readings:
         Returns a fresh reader.
     tokens : (T,) long
     places : int
-        How many random places are looked at, beside the edges.
+        Number of random places, beside the edges.
     periods : sequence of int
-        Lengths at whose multiples a reader may do something (a segment's end); both sides of a multiple are edges.
+        Lengths at whose multiples a reader may make an update; both sides of a multiple are edges.
     seed : int
-        Of the places, and of the tokens that are put there.
+        Seed of the places, and of the tokens that are put there.
     """
 
     def __init__(
@@ -97,6 +97,7 @@ class Readings:
         self.places = self._places(places, periods)
 
     def _places(self, count: int, periods: Sequence[int]) -> list[int]:
+        """Choose the places: edges, and `count` random ones."""
         found = {0, 1, self.length - 1, *self._random(0, self.length, count).tolist()}
         for period in periods:
             multiples = (self.length - 1) // period
@@ -106,15 +107,16 @@ class Readings:
         return sorted(found)
 
     def _random(self, low: int, high: int, count: int) -> Tensor:
+        """Draw `count` whole numbers from `low` up to, not including, `high`."""
         return torch.randint(low, high, (count,), generator=self.generator)
 
     def other_than(self, tokens: Tensor) -> Tensor:
-        """For each of some tokens (n,) another one of the vocabulary."""
+        """Draw another token of the vocabulary for each of some tokens (n,)."""
         return (tokens + self._random(1, self.vocabulary, len(tokens))) % self.vocabulary
 
     @cached_property
     def vocabulary(self) -> int:
-        """V, as a fresh reader has it."""
+        """Size V of the vocabulary, as `next_log_probs` of a fresh reader has it."""
         expected = self.make_reader().next_log_probs()
         if expected.ndim != 2 or len(expected) != 1:
             raise ValueError(f"next_log_probs() of a fresh reader is {tuple(expected.shape)}; expected (1, V).")
@@ -133,14 +135,22 @@ class Readings:
         reader: Any = None,
         spoil: bool = False,
     ) -> Tensor:
-        """NLL (B, T) of tokens (B, T), read in calls that end at `cuts`; by a fresh reader where none is given.
+        """Read tokens (B, T) in calls that end at `cuts`, and return their NLL (B, T).
 
-        spoil: what a call was given and what it returned is overwritten before the next call.
+        Parameters
+        ----------
+        tokens : (B, T) long
+        cuts : sequence of int
+        weights : (B, T), optional
+        reader : optional
+            None: a fresh one.
+        spoil : bool
+            Overwrite the arguments and the result of each call before the next one.
 
         Raises
         ------
         ValueError
-            A call returned another number of scores than it was given tokens.
+            A call returned another shape of scores than it was given tokens.
         """
         reader = self.make_reader() if reader is None else reader
         pieces = []
@@ -157,29 +167,29 @@ class Readings:
             pieces.append(nll.to("cpu", torch.float64, copy=True))
             if spoil:
                 given.copy_((given + 1) % self.vocabulary)
-                if nll.is_contiguous():  # what is not may be one number seen many times, which cannot be written to
+                if nll.is_contiguous():  # an expanded tensor cannot be written to
                     nll.fill_(math.nan)
         return torch.cat(pieces, 1)
 
     @cached_property
     def whole(self) -> Tensor:
-        """NLL (T,) of the document, read in one call: what other readings are compared with."""
+        """NLL (T,) of the document, read in one call; other readings are compared with it."""
         return self.read(self.tokens[None])[0]
 
     @cached_property
     def cuts(self) -> list[int]:
-        """Ends of calls of unlike length, one of them of a single token."""
+        """Ends of calls of different lengths, one of them a single token."""
         shares = (7, 113, 390, 551, 905)
         return sorted({max(1, self.length * share // 997) for share in shares} | {self.length * 390 // 997 + 1})
 
     @cached_property
     def ragged(self) -> Tensor:
-        """NLL (T,) of the document, read in calls of unlike length."""
+        """NLL (T,) of the document, read in calls of different lengths."""
         return self.read(self.tokens[None], self.cuts)[0]
 
     @cached_property
     def changes(self) -> list[Change]:
-        """One reading a place with another token there, and a few with other tokens from some place on."""
+        """Readings with another token at each place, and a few with other tokens from some place on."""
         others, found = self.other_than(self.tokens), []
         endings = {1, self.length // 3, self.places[len(self.places) // 2], self.length - 2}
         for place, rest in [*((p, False) for p in self.places), *((p, True) for p in sorted(endings))]:
@@ -190,7 +200,7 @@ class Readings:
 
     @cached_property
     def steps(self) -> Steps:
-        """The document, token by token at the beginning and at the places."""
+        """Reading of the document token by token at the beginning and at the places."""
         reader, scores, expected, unsteady = self.make_reader(), [], {}, []
         asked = sorted({*self.places, *range(min(SINGLY, self.length))})
         declared, totals = (torch.zeros(len(asked), dtype=torch.float64) for _ in range(2))
@@ -213,18 +223,21 @@ class Readings:
 
     @cached_property
     def mates(self) -> Tensor:
-        """(3, T): the document between its own second half, begun again, and random tokens."""
+        """Batch (3, T): the document rotated by half its length, the document, and random tokens."""
         again = self.tokens.roll(-(self.length // 2))
         return torch.stack([again, self.tokens, self._random(0, self.vocabulary, self.length)])
 
     @cached_property
     def beside(self) -> Tensor:
-        """NLL (3, T) of the mates."""
+        """NLL (3, T) of `mates`, read as one batch."""
         return self.read(self.mates)
 
 
 def difference(a: Tensor, b: Tensor) -> tuple[float, int]:
-    """The largest |a − b| of two (n,), and where; infinite where either is not a number. (0, 0) of nothing."""
+    """Return the largest |a − b| of two tensors (n,), and its index; infinite where either is not finite.
+
+    Two empty tensors give (0, 0).
+    """
     if not len(a):
         return 0.0, 0
     apart = (a - b).abs().nan_to_num(nan=math.inf, posinf=math.inf)
