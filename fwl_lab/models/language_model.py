@@ -1,4 +1,4 @@
-"""A Hugging Face causal language model seen as body, final norm and unembedding, with or without a fast-weight block.
+"""See a Hugging Face causal language model as body, final norm and unembedding, with or without a fast-weight block.
 
 Symbols: B rows, T tokens, D width of the residual stream, V vocabulary.
 """
@@ -6,57 +6,22 @@ Symbols: B rows, T tokens, D width of the residual stream, V vocabulary.
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from fwl_lab.corpora.documents import check_text
 from fwl_lab.fast_weights import FastWeightBlock
+from fwl_lab.models import anatomy, encoding
 from fwl_lab.models.context import Context, read_body
+from fwl_lab.models.encoding import Encoding
 from fwl_lab.models.exact import make_exact
 from fwl_lab.models.saving import BLOCK, WINDOW_NAME, save_model
 from fwl_lab.models.tuned_rule import GradientStatistics, TunedRule
 from fwl_lab.ops.cross_entropy import token_nll
 from fwl_lab.ops.norms import Normalisation, RMSNorm
-
-NORM_NAMES = ("norm", "ln_f")  # the final norm in the Llama, Mistral and Qwen families, and in GPT-2
-
-
-class Encoding(NamedTuple):
-    """Tokens of a text. The concatenated `texts` are the text; `bytes` add up to its UTF-8 length.
-
-    Attributes
-    ----------
-    ids : (T,) long
-    texts : list of T str, the characters that begin with each token ("" where it only continues one)
-    bytes : list of T int, their UTF-8 lengths
-    """
-
-    ids: Tensor
-    texts: list[str]
-    bytes: list[int]
-
-    def head(self, tokens: int | None) -> "Encoding":
-        """The first `tokens` tokens."""
-        return Encoding(self.ids[:tokens], self.texts[:tokens], self.bytes[:tokens])
-
-
-def _unsupported(network: PreTrainedModel) -> ValueError:
-    return ValueError(
-        f"{type(network).__name__} is not a model this library can take apart: expected a final norm named "
-        f"{' or '.join(NORM_NAMES)} and rotary or learned absolute positions, and no other "
-        "arithmetic around them (GPT-2, Llama, Mistral, Qwen)."
-    )
-
-
-@torch.no_grad()
-def _probe(network: PreTrainedModel) -> Tensor:
-    """The network's own logits (1, 1, V) after token 0."""
-    ids = torch.zeros(1, 1, dtype=torch.long, device=network.get_output_embeddings().weight.device)
-    return network(input_ids=ids, use_cache=False).logits.float()
 
 
 class LanguageModel(nn.Module):
@@ -66,14 +31,31 @@ class LanguageModel(nn.Module):
     ----------
     network : PreTrainedModel
         GPT-2, Llama, Mistral, Qwen or alike. Its norm and rotary modules are replaced by exact ones
-        (`fwl_lab.precision`); its weights are used as they are.
+        (`fwl_lab.models.exact`); its weights are used as they are.
     tokenizer : PreTrainedTokenizerBase, optional
+        Needed for text only; token ids can be read without.
     window : int, optional
-        How many past positions the body sees; None: what the configuration says.
+        Number of past positions that the body sees; None: the configuration's.
     block : FastWeightBlock, optional
-        On top of the residual stream; it takes the final norm over.
+        Stands on the residual stream after the last layer, in place of the final norm.
     base : LanguageModel, optional
         The same model without the block; None: this one's own body.
+
+    Attributes
+    ----------
+    rotary : bool
+        True for rotary positions, False for learned absolute ones.
+    window : int
+        Number of past positions that the body sees, a token's own included.
+    provenance : dict
+        Record of how the model came about; JSON types only. No code obeys it.
+    token_counts : (V,) int64 array, or None
+        Number of times that each token occurs in the training documents.
+
+    Raises
+    ------
+    ValueError
+        A network of another architecture, or a window that does not fit it.
     """
 
     def __init__(
@@ -86,27 +68,19 @@ class LanguageModel(nn.Module):
         base: "LanguageModel | None" = None,
     ) -> None:
         super().__init__()
-        body, config = network.eval().base_model, network.config
-        norms = [name for name in NORM_NAMES if hasattr(body, name)]
-        self.rotary = hasattr(body, "rotary_emb")
-        if not norms or not (self.rotary or hasattr(body, "wpe")):
-            raise _unsupported(network)
-        expected = _probe(network)
+        network.eval()
+        self.rotary = anatomy.has_rotary_positions(network)
+        anatomy.final_norm(network)  # raises the error of an unknown architecture before anything is changed
+        expected = anatomy.first_logits(network)
         make_exact(network)
         network.set_attn_implementation("sdpa")
         self.network = network
         self.tokenizer = tokenizer
-        self.norm_name = norms[0]
-        own = getattr(config, WINDOW_NAME, None) or getattr(config, "sliding_window", None)
-        self.window = int(own or config.max_position_embeddings) if window is None else int(window)
-        if self.window < (1 if self.rotary else 2):
-            raise ValueError(f"window is {self.window}; expected at least {1 if self.rotary else 2} positions.")
-        if not self.rotary and self.window > config.max_position_embeddings:
-            raise ValueError(f"window is {self.window}, but the model has {config.max_position_embeddings} positions.")
+        self.window = _window(network, self.rotary, window)
         self.block = None
         # Other families have parts of the same names that compute something else (a gain of 1 + weight, scaled logits).
-        if not isinstance(self.final_norm, nn.LayerNorm | RMSNorm) or not self._explains(expected):
-            raise _unsupported(network)
+        if not isinstance(self.final_norm, nn.LayerNorm | RMSNorm) or not self._gives(expected):
+            raise anatomy.unsupported(network)
         self.block = block
         self.provenance: dict[str, Any] = {}
         self.token_counts: Any = None
@@ -116,8 +90,8 @@ class LanguageModel(nn.Module):
         self.__dict__["_base"] = base
 
     @torch.no_grad()
-    def _explains(self, logits: Tensor) -> bool:
-        """Whether body, final norm and unembedding give what the whole network gave (see `_probe`)."""
+    def _gives(self, logits: Tensor) -> bool:
+        """Return whether body, final norm and unembedding give the whole network's `first_logits`."""
         ids = torch.zeros(1, 1, dtype=torch.long, device=self.device)
         ours = self(ids, Context.empty(1, self.device))[0].float()
         return torch.allclose(ours, logits, rtol=0, atol=0.02 * float(logits.abs().max()), equal_nan=True)
@@ -168,135 +142,122 @@ class LanguageModel(nn.Module):
             base.gradient_statistics = statistics
 
     def _apply(self, function: Any, recurse: bool = True) -> "LanguageModel":
-        """What `to`, `double`, `cuda` and alike come down to: a base with a body of its own goes along."""
+        """Do the work of `to`, `double`, `cuda` and alike, on a base with a body of its own too."""
         base = self.__dict__["_base"]
         if base is not None and base.network is not self.network:
             base._apply(function, recurse)
         return super()._apply(function, recurse)
 
     @property
+    def layers(self) -> nn.ModuleList:
+        """Transformer layers of the body, first to last."""
+        return anatomy.layers(self.network)
+
+    @property
     def final_norm(self) -> nn.LayerNorm | RMSNorm:
         """The model's own final norm, a LayerNorm or an RMSNorm."""
-        return getattr(self.network.base_model, self.norm_name)
+        norm: Any = anatomy.final_norm(self.network)
+        return norm
 
     @property
     def unembedding(self) -> nn.Linear:
-        """U (V, D) and its bias c (V,) or None."""
-        return self.network.get_output_embeddings()
+        """Unembedding U (V, D) and its bias c (V,) or None."""
+        return anatomy.unembedding(self.network)
 
     @property
     def name(self) -> str:
-        """What a trace calls this model."""
+        """Name of this model in traces."""
         return str(self.provenance.get("name") or self.network.config.name_or_path or type(self.network).__name__)
 
     @property
     def vocab_size(self) -> int:
-        """V, the number of tokens the unembedding tells apart."""
+        """Number of tokens that the unembedding distinguishes, V."""
         return self.unembedding.weight.shape[0]
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.unembedding.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the unembedding's weights."""
+        """Dtype of the unembedding's weights."""
         return self.unembedding.weight.dtype
 
     @property
     def bos(self) -> int:
-        """What a fresh reader has read: BOS, or the end-of-text token, or (a model with neither) token 0."""
-        tokenizer, config = self.tokenizer, self.network.config
-        for source in (tokenizer, config):
-            for name in ("bos_token_id", "eos_token_id"):
-                token = getattr(source, name, None)
-                if isinstance(token, int) and 0 <= token < self.vocab_size:
-                    return token
-        return 0
+        """Token that a fresh reader has read: BOS, or the end-of-text token, or (a model with neither) token 0."""
+        return encoding.start_token(self.tokenizer, self.network.config, self.vocab_size)
 
     # -- text -----------------------------------------------------------------------------------------------------
 
     def encode(self, text: str) -> Tensor:
-        """Token ids (T,) of a text; no special token is added, and none is recognised inside the text."""
-        return self.encode_text(text).ids
+        """Return the token ids (T,) of a text; no special token is added, and none is recognised inside the text."""
+        return encoding.encode(self.tokenizer, text).ids
 
     def encode_text(self, text: str, name: str = "text") -> Encoding:
-        """Token ids with the piece of text and the number of bytes each token stands for; `name` is for errors."""
-        encoded = self._tokenizer()(
-            check_text(text, name),
-            add_special_tokens=False,
-            split_special_tokens=True,
-            return_offsets_mapping=True,
-            verbose=False,
-        )
-        texts, end = [], 0
-        ends = [stop for _, stop in encoded["offset_mapping"]]
-        for index, stop in enumerate(ends):
-            stop = len(text) if index == len(ends) - 1 else max(end, stop)
-            texts.append(text[end:stop])
-            end = stop
-        ids = torch.tensor(encoded["input_ids"], dtype=torch.long)
-        return Encoding(ids, texts, [len(piece.encode()) for piece in texts])
+        """Return the tokens of a text with their pieces of text; `name` says in error messages which text it is."""
+        return encoding.encode(self.tokenizer, text, name)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of many texts at once, as :meth:`encode` gives them."""
-        texts = [check_text(text, f"text {index}") for index, text in enumerate(texts)]
-        encoded = self._tokenizer()(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
-        return list(encoded["input_ids"])
+        """Return the token ids of many texts, encoded together, as :meth:`encode` gives them."""
+        return encoding.encode_batch(self.tokenizer, texts)
 
     def decode(self, ids: Tensor | np.ndarray) -> str:
-        """The text of token ids (T,)."""
-        return str(self._tokenizer().decode(ids.tolist(), clean_up_tokenization_spaces=False))
-
-    def _tokenizer(self) -> PreTrainedTokenizerBase:
-        if self.tokenizer is None:
-            raise ValueError("this model has no tokenizer: load it from a folder that holds one, or pass token ids.")
-        return self.tokenizer
+        """Return the text of token ids (T,)."""
+        return encoding.decode(self.tokenizer, ids)
 
     # -- reading --------------------------------------------------------------------------------------------------
 
     def read(self, ids: Tensor, context: Context, valid: Tensor | None = None) -> tuple[Tensor, Context]:
-        """Residual states (B, T, D), before the final norm, of the next tokens (B, T); see `read_body`."""
+        """Return the residual stream (B, T, D) before the final norm at the next tokens (B, T); see `read_body`."""
         return read_body(self._body, ids, context, window=self.window, rotary=self.rotary, valid=valid)
 
     def _body(self, ids: Tensor, positions: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
-        captured: list[Tensor] = []
-        handle = self.final_norm.register_forward_pre_hook(lambda _module, args: captured.append(args[0]))
-        try:
+        """Run the body once and return what its final norm is given; the `body` of `read_body`."""
+        with _capturing() as captured:
             self.network.base_model(
                 input_ids=ids, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True
             )
-        finally:
-            handle.remove()
         return captured[0]
 
     def normalise(self, x: Tensor) -> Tensor:
-        """Norm(x) without gain and bias, (..., D), by the kind and ε of the model's final norm."""
+        """Return Norm(x) without gain and bias, (..., D), by the kind and ε of the model's final norm."""
         return Normalisation.of(self.final_norm).apply(x)
 
     def slow_output(self, residual: Tensor, seen: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
-        """What the unembedding reads, (B, T, D), float32 or wider, without adaptation: final norm, or block at θ₀.
+        """Return the input of the unembedding without adaptation: the final norm's output, or the block's at θ₀.
 
-        `seen` (B,) and `valid` (B, T) tell a block where its inner batches begin, so that the order of its sums, and
-        so every bit of the result, is that of a reading with all step sizes at 0.
+        Parameters
+        ----------
+        residual : (B, T, D)
+            Residual stream before the final norm.
+        seen : (B,) long, optional
+            Tokens read before.
+        valid : (B, T) bool, optional
+            False for padding. With `seen`, it tells a block where its inner batches begin, so that it sums in the
+            order, and rounds as, a reading with all step sizes at 0.
+
+        Returns
+        -------
+        (B, T, D), float32 or wider
         """
         if self.block is not None:
             state = self.block.initial_state(len(residual))
             state = state if seen is None else state._replace(seen=seen)
             return self.block(residual, None, None if valid is None else valid.to(residual.dtype), state).hidden
         norm = self.final_norm
-        # As the block does, so that in half precision too an untrained block changes no bit.
+        # In the block's dtype, so that in half precision too an untrained block changes no bit.
         residual = residual.to(torch.promote_types(residual.dtype, torch.float32))
         out = self.normalise(residual) * norm.weight
         return out + norm.bias if isinstance(norm, nn.LayerNorm) and norm.bias is not None else out
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """U hidden + c: (..., D) -> (..., V)."""
+        """Return U hidden + c: (..., D) -> (..., V)."""
         return self.unembedding(hidden.to(self.dtype))
 
     def nll(self, hidden: Tensor, labels: Tensor, valid: Tensor | None = None) -> Tensor:
-        """-log softmax(logits)[labels], (B, T) nats, in float32 or wider; 0 where `valid` (B, T) is False."""
+        """Return -log softmax(logits)[labels], (B, T) nats, float32 or wider; 0 where `valid` (B, T) is False."""
         return token_nll(hidden, self.unembedding.weight, self.unembedding.bias, labels, valid)
 
     def forward(
@@ -314,7 +275,7 @@ class LanguageModel(nn.Module):
         return (self.logits(hidden) if labels is None else self.nll(hidden, labels, valid)), after
 
     def weight_hash(self) -> str:
-        """SHA-256 (first 16 hex digits) over names, dtypes and bytes of all parameters."""
+        """Return the SHA-256 (first 16 hex digits) of names, dtypes, shapes and bytes of all parameters."""
         digest = hashlib.sha256()
         for name, parameter in self.named_parameters():
             data = parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
@@ -326,7 +287,20 @@ class LanguageModel(nn.Module):
         save_model(self, folder, dtype=dtype, block=block)
 
 
+def _window(network: PreTrainedModel, rotary: bool, window: int | None) -> int:
+    """Return the window to read with, by default the configuration's; ValueError where it does not fit the model."""
+    config = network.config
+    own = getattr(config, WINDOW_NAME, None) or getattr(config, "sliding_window", None)
+    window = int(own or config.max_position_embeddings) if window is None else int(window)
+    least = 1 if rotary else 2
+    if window < least:
+        raise ValueError(f"window is {window}; expected at least {least} positions.")
+    if not rotary and window > config.max_position_embeddings:
+        raise ValueError(f"window is {window}, but the model has {config.max_position_embeddings} positions.")
+    return window
+
+
 def require_model(model: Any) -> None:
-    """ValueError: this is no language model; says how to get one."""
+    """Raise a ValueError that says how to get a language model, unless `model` is one."""
     if not isinstance(model, LanguageModel):
         raise ValueError(f"model is {model!r:.80}; expected a LanguageModel, such as load_model('bundled').")

@@ -8,19 +8,20 @@ gradient, and an embedding's, are made in the layout and the order of sums that 
 of the time, and lets documents round as they do alone.
 """
 
-from collections.abc import Callable
+import threading
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 from torch.nn import functional as F
 from transformers import AttentionInterface, DynamicCache
 from transformers.integrations.sdpa_attention import repeat_kv
 
 from fwl_lab.models.context import Context, read_body
 from fwl_lab.models.language_model import LanguageModel
-from fwl_lab.readers.dynamic_evaluation.parameters import share
+from fwl_lab.ops.functional_call import FunctionalCalls
+from fwl_lab.readers.dynamic_evaluation.parameters import shared_parts
 
 ATTENTION = "fwl_lab_together"  # its name among the attention functions of transformers
 Weights = dict[str, Tensor]
@@ -138,18 +139,19 @@ def _attend(
     return out.transpose(1, 2).contiguous(), None
 
 
-class Together(nn.Module):
+class Together:
     """A model read by several documents at once, each through its own weights.
 
     Parameters
     ----------
-    model : LanguageModel
-        Stays as it is: this reads with a copy of its modules.
+    calls : FunctionalCalls
+        Of the model; it stays as it is: this reads with a structural copy of its own.
     """
 
-    def __init__(self, model: LanguageModel) -> None:
-        super().__init__()
-        self.plain, self.model = model, share(model)
+    def __init__(self, calls: FunctionalCalls[LanguageModel]) -> None:
+        self.plain = calls
+        self.calls = FunctionalCalls(calls.module, keep=shared_parts(calls.module))
+        self.model = self.calls.module
         AttentionInterface.register(ATTENTION, _attend)
         self.model.network.set_attn_implementation(ATTENTION)
         for module in self.model.modules():
@@ -160,17 +162,10 @@ class Together(nn.Module):
         self.padding = embedding.padding_idx
         names = {id(p): name for name, p in self.model.named_parameters()}
         self.embedding_name = names[id(embedding.weight)]
-        # What the embedding is to say, where it adapts; or nothing. A list, so that the hook need not hold `self`.
+        # Output of the embedding, where that adapts; or nothing. A list, so that the hook need not hold `self`.
         self.embedded = embedded = list[Tensor]()
         embedding.register_forward_hook(lambda module, ids, out: embedded[0] if embedded else out)
-
-    def forward(self, part: Callable[..., Any], *arguments: Any) -> Any:
-        """What `functional_call` calls: any part of the model, with the weights put in."""
-        return part(*arguments)
-
-    def _with(self, weights: Weights, part: Callable[..., Any], *arguments: Any, of: str = "model") -> Any:
-        """A part of one of the two models, called with other weights in it."""
-        return functional_call(self, {f"{of}.{name}": w for name, w in weights.items()}, (part, *arguments))
+        self._lock = threading.RLock()  # forks of a reader share this
 
     def read(
         self, weights: Weights, frozen: Weights, ids: Tensor, context: Context, labels: Tensor | None
@@ -215,16 +210,17 @@ class Together(nn.Module):
             cache = DynamicCache()
             for index, (keys, values) in enumerate(past):
                 cache.update(keys[None], values[None], index)
-            residual = self._with(frozen | own, self.model._body, ids[None], positions[None], mask[None], cache)
+            residual = self.calls(frozen | own, LanguageModel._body, ids[None], positions[None], mask[None], cache)
             self.embedded.clear()
             layers: list[Any] = cache.layers
             return residual[0], [(layer.keys[0], layer.values[0]) for layer in layers]
 
         def one_head(own: Weights, residual: Tensor, labels: Tensor | None) -> Tensor:
-            return self._with(frozen | own, self._score, residual, labels)
+            return self.calls(frozen | own, _score, residual, labels)
 
         weights = dict(weights)
-        residual, after = read_body(body, ids, context, window=self.model.window, rotary=self.model.rotary)
+        with self._lock:
+            residual, after = read_body(body, ids, context, window=self.model.window, rotary=self.model.rotary)
         if self.model.block is None:
             return vmap(one_head, in_dims=(0, 0, None if labels is None else 0))(weights, residual, labels), after
         # A block's inner batches are for rows of one set of weights: its documents pass one by one.
@@ -232,16 +228,18 @@ class Together(nn.Module):
         for row in range(len(ids)):
             own = frozen | {name: w[row] for name, w in weights.items()}
             seen, label = context.seen[row : row + 1], None if labels is None else labels[row : row + 1]
-            rows.append(self._with(own, self._score_block, residual[row : row + 1], seen, label, of="plain"))
+            rows.append(self.plain(own, _score_block, residual[row : row + 1], seen, label))
         return torch.cat(rows), after
 
-    def _score(self, residual: Tensor, labels: Tensor | None) -> Tensor:
-        logits = self.model.logits(self.model.slow_output(residual))
-        if labels is None:
-            return logits
-        wide = torch.promote_types(logits.dtype, torch.float32)
-        return F.cross_entropy(logits.to(wide), labels, reduction="none")
 
-    def _score_block(self, residual: Tensor, seen: Tensor, labels: Tensor | None) -> Tensor:
-        hidden = self.plain.slow_output(residual, seen)
-        return self.plain.logits(hidden) if labels is None else self.plain.nll(hidden, labels)
+def _score(model: LanguageModel, residual: Tensor, labels: Tensor | None) -> Tensor:
+    logits = model.logits(model.slow_output(residual))
+    if labels is None:
+        return logits
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    return F.cross_entropy(logits.to(wide), labels, reduction="none")
+
+
+def _score_block(model: LanguageModel, residual: Tensor, seen: Tensor, labels: Tensor | None) -> Tensor:
+    hidden = model.slow_output(residual, seen)
+    return model.logits(hidden) if labels is None else model.nll(hidden, labels)

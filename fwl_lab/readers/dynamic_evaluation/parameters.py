@@ -14,7 +14,6 @@ A subset is found by walking the modules, so it means the same in every family. 
 among `"all"` and `"no-embeddings"` only.
 """
 
-import copy
 from collections.abc import Iterator
 
 import torch
@@ -23,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 from fwl_lab.models.language_model import LanguageModel
 from fwl_lab.models.tuned_rule import GradientStatistics
+from fwl_lab.ops.functional_call import structural_copy
 from fwl_lab.ops.norms import RMSNorm
 
 CHOICES = "'all', 'mlp', 'norm', 'bias', 'last:k', 'no-embeddings', 'lora' or 'lora:r'"
@@ -94,11 +94,14 @@ def _layers(model: LanguageModel) -> nn.ModuleList:
     return max(lists, key=len)
 
 
+def shared_parts(model: LanguageModel) -> list[object]:
+    """Return what a structural copy of a model holds by reference: all that is neither module nor weight."""
+    return [model.tokenizer, model.token_counts, model.gradient_statistics, model.__dict__["_base"]]
+
+
 def share(model: LanguageModel) -> LanguageModel:
-    """A copy of a model's modules over the same weights in memory, so that modules can be changed unseen."""
-    memo: dict[int, object] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
-    others = (model.tokenizer, model.token_counts, model.gradient_statistics, model.__dict__["_base"])
-    return copy.deepcopy(model, memo | {id(other): other for other in others})
+    """Return a structural copy of a model: modules of its own over the same weights in memory."""
+    return structural_copy(model, keep=shared_parts(model))
 
 
 def add_lora(model: LanguageModel, rank: int) -> LanguageModel:

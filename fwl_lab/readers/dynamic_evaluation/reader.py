@@ -10,12 +10,12 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 from torch.optim import Optimizer
 
 from fwl_lab.models.context import Context
 from fwl_lab.models.language_model import LanguageModel, require_model
 from fwl_lab.models.tuned_rule import SGD, TunedRule
+from fwl_lab.ops.functional_call import FunctionalCalls
 from fwl_lab.ops.observer import Observer
 from fwl_lab.ops.state import Rows, concatenate_rows, detach, select_rows
 from fwl_lab.readers.base import Reader
@@ -23,7 +23,7 @@ from fwl_lab.readers.configuration import model_of
 from fwl_lab.readers.dynamic_evaluation.batched import Together
 from fwl_lab.readers.dynamic_evaluation.groups import groups, most_together
 from fwl_lab.readers.dynamic_evaluation.optimizers import MakeOptimizer, make_optimizer, optimizer_from
-from fwl_lab.readers.dynamic_evaluation.parameters import adapt, select_statistics
+from fwl_lab.readers.dynamic_evaluation.parameters import adapt, select_statistics, shared_parts
 from fwl_lab.readers.dynamic_evaluation.state import (
     DocumentState,
     DynamicEvaluationState,
@@ -106,6 +106,8 @@ class DynamicEvaluationReader(Reader):
         self._static = StaticReader(model)
         self._bound: dict[str, Tensor] | None = None  # the weights that `_optimizers` are over
         self._optimizers: list[tuple[dict[str, Tensor], Optimizer]] = []
+        # Modules of its own over the same weights: the model is never written to, also not for a moment.
+        self._calls = FunctionalCalls(self.adapted, keep=shared_parts(self.adapted))
         self.fixed = {n: p.detach() for n, p in self.adapted.named_parameters() if n not in self.slow}
         super().__init__(model, step_scale=step_scale)
 
@@ -216,11 +218,11 @@ class DynamicEvaluationReader(Reader):
         if len(ids) > 1:
             return self._together.read(leaves, self.fixed, ids, context, labels)
         own = self.fixed | {name: leaf.squeeze(0) for name, leaf in leaves.items()}
-        return functional_call(self.adapted, own, (ids, context, labels))
+        return self._calls(own, LanguageModel.forward, ids, context, labels)
 
     @cached_property
     def _together(self) -> Together:
-        return Together(self.adapted)
+        return Together(self._calls)
 
     def _learn(
         self, state: DynamicEvaluationState, rows: list[int], documents: list[DocumentState]

@@ -212,7 +212,7 @@ def test_a_reader_that_is_let_go_frees_its_models_at_once(family: str, parameter
         reader.read(make_tokens(2, 2 * SEGMENT + 1))
         reader.next_log_probs()
         together = reader._together
-        layers = [m for m in together.modules() if isinstance(m, nn.Linear | nn.Embedding)]
+        layers = [m for m in together.model.modules() if isinstance(m, nn.Linear | nn.Embedding)]
         held = [weakref.ref(m) for m in (model, reader, together, together.model, *layers)]
         del model, reader, together, layers
         assert [r() for r in held] == [None] * len(held)
