@@ -55,34 +55,47 @@ def test_the_python_examples_run(tmp_path, monkeypatch, capsys):
     assert torch.equal(other.next_log_probs(), names["reader"].next_log_probs())
 
 
-def _files_in_tree() -> set[str]:
-    """Paths that the tree names, by its indentation."""
+def _tree() -> set[str]:
+    """Folders that the tree names, by its indentation."""
     (tree,) = _blocks("text")
     found, folders = set(), [""]
     for line in tree.splitlines():
         depth = (len(line) - len(line.lstrip())) // 2
-        for name in re.split(r"\s{2,}", line.strip())[:-1]:
-            path = "".join(folders[1 : depth + 1]) + name
-            if name.endswith("/"):
-                folders[depth + 1 :] = [name]
-            found.add(path)
+        name = line.split()[0]
+        assert name.endswith("/"), line
+        folders[depth + 1 :] = [folders[depth] + name]
+        found.add(folders[-1].rstrip("/"))
     return found
 
 
 def test_the_tree_is_the_tree():
-    named = _files_in_tree()
-    kinds = ("*.py", "*.ipynb", "*.css", "*.js")
+    kinds = {".py", ".ipynb", ".css", ".js"}
     there = {
-        path.relative_to(ROOT).as_posix()
+        path.parent.relative_to(ROOT).as_posix()
         for folder in ("fwl_lab", "widgets", "notebooks")
-        for kind in kinds
-        for path in (ROOT / folder).rglob(kind)
-        if ".ipynb_checkpoints" not in path.parts
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in kinds and ".ipynb_checkpoints" not in path.parts
     }
-    assert len(there) > 30
-    assert there - named == set(), "files that the README's tree leaves out"
-    inside = {name for name in named if name.startswith(("fwl_lab/", "widgets/", "notebooks/")) and name[-1] != "/"}
-    assert {name for name in inside if not (ROOT / name).exists()} == set(), "files that are in the tree only"
+    named = _tree()
+    assert len(there) > 20
+    assert there - named == set(), "folders that the README's tree leaves out"
+    assert {name for name in named if not (ROOT / name).is_dir()} == set(), "folders that are in the tree only"
+
+
+def test_every_notebook_is_described():
+    rows = [line.split("|")[1] for line in README.splitlines() if line.startswith("| `")]
+    described = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")} - described == set()
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_path_that_is_named_exists(path):
+    """Paths of this project in code: in backticks, in commands, in links."""
+    tops = "fwl_lab|widgets|notebooks|tests|docs"
+    named = re.findall(rf"(?<![\w/.-])(?:{tops})/[\w./<>*-]*", path.read_text(encoding="utf-8"))
+    named = [name.rstrip(".") for name in named if not set("<>*") & set(name)]
+    assert named or path.parent != ROOT
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -111,7 +124,7 @@ def test_every_parameter_that_the_readme_sets_exists():
         "tune": "tune",
     }
     calls = re.findall(r"make ([a-z]+)[^`\n]*?=\"([^\"]*)\"", README)
-    direct = "widgets.report.render notebooks/04_compare_readers"
+    direct = "widgets.report notebooks/04_compare_readers"
     calls += [("evaluate", line) for line in README.splitlines() if direct in line]
     assert len(calls) >= 6
     for target, arguments in calls:
