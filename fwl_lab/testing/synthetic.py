@@ -1,26 +1,30 @@
-"""What a recorder, receipts and an audit would have added to a made-up reading; for `fwl_lab.testing`. No torch.
+"""Invent what a recorder, receipts and an audit add to a trace; for `make_trace`. No torch.
 
 Symbols: N tokens, U updates, V vocabulary, P parameters, R × C a parameter's rows and columns; p the probability of the
-token that came; δ, k and Δθ as in `fwl_lab.matrices`.
+token that came; δ, k and Δθ as in `fwl_lab.analysis.fast_weights`.
 """
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from fwl_lab.audit.certificate import CONFIGURATION, Certificate, Check
-from fwl_lab.trace import schema as schema
+from fwl_lab.trace import schema
 
 Variables = dict[str, tuple[tuple[str, ...], np.ndarray]]
 
-TOP = 10  # alternatives, as a Recorder keeps
+TOP = 10  # recorded alternatives, as a Recorder keeps by default
 STEP = 64  # tokens between two updates
-ANCHOR = 4096  # tokens between two dense Δθ, as a Recorder keeps
-RANKS = 8  # sources of a receipt that are listed
-RECEIPTS = 0.05  # of the tokens have one
+ANCHOR = 4096  # tokens between two dense Δθ, as a Recorder keeps beside factors
+RANKS = 8  # listed sources of a receipt
+RECEIPTS = 0.05  # fraction of tokens with a receipt
 SHAPES = {"W1": (32, 16), "b1": (32,), "W2": (16, 32)}  # any other parameter is a vector of 16
-_SOURCES = 64  # of a receipt that have a share at all
+#: Kinds of readers; a reader of any other kind adapts every `STEP` tokens and keeps no factors.
+KINDS = (schema.BASE, schema.STATIC, schema.DYNAMIC_EVALUATION, schema.FWL)
+STILL = (schema.BASE, schema.STATIC)  # kinds that do not adapt
+_SOURCES = 64  # sources of a receipt with a share
 _PER_UPDATE = (schema.UPDATE_NORM, schema.DRIFT, schema.UPDATE_COSINE)
 _SUMS = (schema.RECEIPT_GAIN, schema.RECEIPT_GROSS, schema.RECEIPT_RESIDUAL)
 _CHECKS: tuple[tuple[str, float, float, str, str], ...] = (
@@ -33,23 +37,26 @@ _CHECKS: tuple[tuple[str, float, float, str, str], ...] = (
     ("padding", 0.0, 5e-5, "nat", "padding after token 511 and at the end, twice"),
     ("fork", 0.0, 0.0, "nat", "after token 511"),
 )
-_EXPONENTS = np.linspace(0.8, 1.6, 7)  # of Zipf's law: how flat or peaked an expectation is
-_ORDERS = 16  # in which an adapting reader may expect the same alternatives
+_EXPONENTS = np.linspace(0.8, 1.6, 7)  # of Zipf's law, from flat to peaked distributions
+_ORDERS = 16  # orders of the same alternatives that an adapting reader chooses from
 
 
 def alternatives(
     rng: np.random.Generator, nll: np.ndarray, token_id: np.ndarray, vocab: int, adapts: np.ndarray
 ) -> Variables:
-    """What readers expected in each place: a whole distribution over V, of which the likeliest are listed.
+    """Invent each reader's distribution over V at each token, and list the most probable tokens.
 
     All tokens but the one that came share 1 − p by Zipf's law, so that p, its rank and the list agree with the NLL.
 
     Parameters
     ----------
+    rng : Generator
     nll : (readers, N) nats
     token_id : (N,) int
+    vocab : int
+        V.
     adapts : (readers,) bool
-        The others expect the same alternatives in the same order.
+        Readers that do not adapt list the same alternatives in the same order.
     """
     readers, count = nll.shape
     top, others = min(TOP, vocab), vocab - 1
@@ -77,7 +84,7 @@ def alternatives(
         for index, law in enumerate(zipf):
             at = shape == index
             odds = np.exp(-nll[row, at]) / rest[at]
-            ranks[row, at] = np.searchsorted(-law, -odds)  # how many are likelier
+            ranks[row, at] = np.searchsorted(-law, -odds)  # number of more probable tokens
         order = orders[rng.integers(_ORDERS if adapts[row] else 1, size=(count,))]
         listed = np.take_along_axis(candidates, order, 1)
         own = slot == ranks[row, :, None]
@@ -96,11 +103,16 @@ def alternatives(
 def factors(
     rng: np.random.Generator, parameters: Sequence[str], token_id: np.ndarray, nll: np.ndarray, vocab: int
 ) -> Variables:
-    """δ and k of every token: those of one token id resemble each other, and what was expected teaches little.
+    """Invent δ and k of every token: similar for equal token ids, and δ small where the token was expected.
 
     Parameters
     ----------
-    token_id, nll : (N,), nats
+    rng : Generator
+    parameters : sequence of str
+    token_id : (N,) int
+    nll : (N,) nats
+    vocab : int
+        V.
     """
     found: Variables = {}
     for index, name in enumerate(parameters):
@@ -109,7 +121,7 @@ def factors(
         delta = _of_ids(rng, token_id, vocab, rows) * scale[:, None]
         found[schema.delta_name(name)] = ((schema.TOKEN, schema.row_dim(name)), delta.astype(np.float32))
         for width in cols:
-            # What W2 reads is a square of what is positive; what W1 reads is normalised.
+            # The input of W2 is relu², that of W1 is normalised.
             key = _of_ids(rng, token_id, vocab, width)
             key = np.maximum(key, 0) ** 2 if name == "W2" else key
             found[schema.key_name(name)] = ((schema.TOKEN, schema.col_dim(name)), key.astype(np.float32))
@@ -119,19 +131,24 @@ def factors(
 def fast_weights(
     made: Variables, parameters: Sequence[str], row: int, readers: int, update: np.ndarray, position: np.ndarray
 ) -> tuple[Variables, dict[str, np.ndarray]]:
-    """What factors add up to: dense Δθ of reader `row` where a document has anchors, and exact norms.
+    """Sum up factors: dense Δθ of the reader in `row` where a document has anchors, and exact norms.
 
     Parameters
     ----------
-    made
+    made : dict
         From :func:`factors`.
+    parameters : sequence of str
+    row, readers : int
+        Index of the reader, and the number of readers.
     update, position : (U,) int
         The token just read, and its place in the document.
 
     Returns
     -------
-    variables : dense Δθ, NaN where none is kept
-    norms : drift, update_norm and update_cosine, (U, P) each
+    variables : dict
+        Dense Δθ, NaN where none is kept.
+    norms : dict
+        Drift, update_norm and update_cosine, (U, P) each.
     """
     first = position < STEP
     batch = update[:, None] + np.arange(1 - STEP, 1)  # (U, STEP) tokens
@@ -159,22 +176,26 @@ def fast_weights(
 
 
 def anchors(position: np.ndarray) -> np.ndarray:
-    """(U,) bool, after which updates a dense Δθ is kept."""
+    """Return after which updates a dense Δθ is kept, (U,) bool."""
     return (position + 1) % ANCHOR == 0
 
 
 def receipts(
     rng: np.random.Generator, gain: np.ndarray, token_id: np.ndarray, position: np.ndarray, row: int, readers: int
 ) -> Variables:
-    """Receipts of some tokens of reader `row`, large gains and losses above all, laid out as `add_receipts` does.
+    """Invent receipts of some tokens of the reader in `row`, laid out as by `add_receipts`.
 
-    Sources are the same token where it came before, and others near and far. Shares of both signs add up to the gain
-    but for a small residual; dropping one source costs about its share.
+    Tokens with large gains or losses are more likely to have one. Sources are earlier occurrences of the same token,
+    and others near and far. Shares of both signs add up to the gain but for a small residual; dropping one source costs
+    about its share.
 
     Parameters
     ----------
+    rng : Generator
     gain : (N,) nats
     token_id, position : (N,) int
+    row, readers : int
+        Index of the reader, and the number of readers.
     """
     count = len(gain)
     shape = (readers, count, RANKS)
@@ -206,31 +227,54 @@ def receipts(
     }
 
 
-def configurations(readers: Sequence[str]) -> dict[str, dict[str, str | int | float]]:
-    """What made-up readers say of themselves."""
-    own: dict[str, dict[str, int | float]] = {
-        "dynamic_evaluation": {"segment": STEP, "lr": 0.05, "decay": 0.003},
-        "fwl": {"inner_batch": STEP},
+def configurations(kinds: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Invent the configurations of readers, given the kind of each by name; keys as in `Reader.configuration`."""
+    return {name: _configuration(name, kind) for name, kind in kinds.items()}
+
+
+def _configuration(name: str, kind: str) -> dict[str, Any]:
+    """Invent the configuration of one reader."""
+    still = kind in STILL
+    facts = {
+        "kind": "synthetic",
+        "label": name,
+        "adapts": not still,
+        "update_every": None if still else STEP,
+        "every_token": False,
+        "forgets": False,
+        "block": kind in (schema.STATIC, schema.FWL),
+        "window": 512,
+        "step_scale": 1.0,
     }
-    return {name: {"kind": "synthetic", "window": 512, "step_scale": 1.0, **own.get(name, {})} for name in readers}
+    own: dict[str, dict[str, Any]] = {
+        schema.BASE: {"label": "static"},
+        schema.STATIC: {"label": "static"},
+        schema.DYNAMIC_EVALUATION: {"label": "dynamic evaluation", "segment": STEP, "lr": 0.05, "decay": 0.003},
+        schema.FWL: {"label": "FWL", "every_token": True, "inner_batch": STEP},
+    }
+    return facts | own.get(kind, {})
 
 
-def certificates(configured: Mapping[str, Mapping[str, object]], failing: bool) -> dict[str, Certificate]:
-    """A certificate that "fwl" passes; `failing` adds one that fails, and one with a check that was not made."""
+def certificates(kinds: Mapping[str, str], failing: bool) -> dict[str, Certificate]:
+    """Invent a certificate that passes, for readers of kind "fwl".
+
+    failing: readers of dynamic evaluation get one too, with a failed check, and static ones with a block one with a
+    check that was not made.
+    """
     passed = {name: Check(name, True, worst, limit, unit, said) for name, worst, limit, unit, said in _CHECKS}
     padding = Check("padding", False, 0.37, 5e-5, "nat", "padding after token 511: token 512 has another score")
     fork = Check("fork", None, None, 0.0, "nat", "the reader has no fork()")
-    given = {"fwl": passed}
+    given = {schema.FWL: passed}
     if failing:
-        given |= {"dynamic_evaluation": passed | {"padding": padding}, "static": passed | {"fork": fork}}
+        given |= {schema.DYNAMIC_EVALUATION: passed | {"padding": padding}, schema.STATIC: passed | {"fork": fork}}
     about = {"tokens": 1024, "seed": 0, "entropy_tokens": 1024}
     return {
-        name: Certificate(tuple(checks.values()), about | {CONFIGURATION: dict(configured[name])})
-        for name, checks in given.items()
-        if name in configured
+        name: Certificate(tuple(given[kind].values()), about | {CONFIGURATION: _configuration(name, kind)})
+        for name, kind in kinds.items()
+        if kind in given
     }
 
 
 def _of_ids(rng: np.random.Generator, token_id: np.ndarray, vocab: int, width: int) -> np.ndarray:
-    """(N, width) noise around a vector for each token id."""
+    """Draw (N, width) values that scatter around one vector per token id."""
     return 0.3 * rng.normal(size=(vocab, width))[token_id] + rng.normal(size=(len(token_id), width))
