@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -21,46 +21,28 @@ from fwl_lab.models.language_model import LanguageModel, require_model
 from fwl_lab.ops.observer import Observer, Observers
 from fwl_lab.ops.state import map_state
 from fwl_lab.readers.arguments import check_call, check_finite, finite_number
-from fwl_lab.readers.configuration import model_of
+from fwl_lab.readers.description import Description, model_of
 from fwl_lab.readers.observe import observe_token_by_token, observes_its_own_step
 from fwl_lab.readers.saved import read_reader, write_reader
 from fwl_lab.readers.standing import Scores, Standing
 
 
-class Reader(ABC):
+class Reader(Description, ABC):
     """Reads documents token by token, in calls of any size, several documents side by side.
 
     A reader's scores are the same however a document is cut into calls, however documents are batched, and whatever
     padding (weight 0) follows them. Its model's weights never change. A kind of reader defines :meth:`initial_state`,
-    :meth:`step` and :meth:`logits`, and where it has fast weights :meth:`fast_weights` and :attr:`update_every`; this
-    class expands, forks, saves, restores and carries the state, and records.
+    :meth:`step` and :meth:`logits`, where it has fast weights :meth:`fast_weights` and :attr:`update_every`, and says
+    of itself what `Description` lists; this class expands, forks, saves, restores and carries the state, and records.
 
     Attributes
     ----------
-    label : str
-        What the kind is called in a picture.
-    adapts : bool
-        Whether what it has read changes its later scores other than through the model's context.
-    every_token : bool
-        Whether each token makes an update of its own, so that Δθ also moves between the updates of the grid.
-    learns : "block", "model" or None
-        Whose parameters its updates are gradient steps of: a fast-weight block's, token by token, or the whole
-        model's, segment by segment. Receipts and surgery ask this. A subclass does not inherit it: what it changes
-        may be the updates.
     in_place : bool
         Whether :meth:`step` writes into the state that it is given. A fork of such a reader copies the state, and a
         call that was interrupted leaves it broken until it is reset.
     """
 
-    label: ClassVar[str] = ""
-    adapts: ClassVar[bool] = True
-    every_token: ClassVar[bool] = False
-    learns: ClassVar[Literal["block", "model"] | None] = None
     in_place: ClassVar[bool] = False
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        cls.learns = vars(cls).get("learns")
 
     def __init__(self, model: LanguageModel, *, step_scale: float = 1.0) -> None:
         require_model(model)
@@ -121,25 +103,6 @@ class Reader(ABC):
         """Return the state with which the next documents begin where fast weights are carried; here a fresh one."""
         return self.initial_state(len(self.last))
 
-    @property
-    def update_every(self) -> int | None:
-        """Tokens between two updates of the fast weights, counted from a document's start; None: it has none."""
-        return None
-
-    @property
-    def forgets(self) -> bool:
-        """Whether a decay or a cap may take something from Δθ when an update is complete."""
-        return False
-
-    @property
-    def factors(self) -> bool:
-        """Whether observers are told the factors of each token's update, and these add up to Δθ."""
-        return False
-
-    def settings(self) -> dict[str, Any]:
-        """Return what this kind's constructor was given beside the model and the step scale, as JSON values."""
-        return {}
-
     @classmethod
     def from_configuration(cls, model: LanguageModel, configuration: Mapping[str, Any]) -> Self:
         """Make a reader of this kind over a model, set as a `configuration` says.
@@ -185,19 +148,6 @@ class Reader(ABC):
         """Tokens read in each document, (B,) long, padding not counted."""
         return self._now.seen
 
-    def configuration(self) -> dict[str, Any]:
-        """Return what tells this reader from others, as JSON values; every trace keeps it.
-
-        Beside the settings: what kind of reader it is, what it is called, whether it adapts, how often, and whether
-        Δθ is known at every token. Views, receipts and replays ask these, and never for a name or a class.
-        """
-        return {
-            "kind": type(self).__name__, "label": self.label or type(self).__name__.removesuffix("Reader"),
-            "adapts": self.adapts, "update_every": self.update_every, "every_token": self.every_token,
-            "forgets": self.forgets, "block": self.model.block is not None, "window": self.model.window,
-            "step_scale": self.step_scale, "learning": self.learning,
-        } | self.settings()  # fmt: skip
-
     def reset(self, *, carry: bool = False) -> None:
         """Begin new documents; BOS has been read again.
 
@@ -235,8 +185,7 @@ class Reader(ABC):
         self._require_whole()
         weights = check_call(tokens, weights, self.model.vocab_size, None if self._now.may_expand else len(self.last))
         tokens, weights = tokens.to(self.model.device, torch.long), weights.to(self.model.device)
-        if len(tokens) != len(self.last):
-            self._now = self._now.expand(len(tokens))
+        now = self._now if len(tokens) == len(self.last) else self._now.expand(len(tokens))
         if not tokens.shape[1]:
             dtype = torch.promote_types(self.model.dtype, torch.float32)
             return Scores(torch.zeros(tokens.shape, dtype=dtype, device=self.model.device))
@@ -244,21 +193,21 @@ class Reader(ABC):
         labels = tokens.masked_fill(~valid, 0)
         # The input that scores a token is the real token before it, or what was held back of the call before.
         order = torch.where(valid, torch.arange(1, tokens.shape[1] + 1, device=tokens.device), 0).cummax(1).values
-        history = torch.cat([self.last, labels], 1)
-        inputs = torch.cat([self.last, history.gather(1, order[:, :-1])], 1)
+        history = torch.cat([now.last, labels], 1)
+        inputs = torch.cat([now.last, history.gather(1, order[:, :-1])], 1)
         self._interrupted = self.in_place
-        nll, state = self._step(inputs, labels, weights)
+        nll, state = self._step(now.state, inputs, labels, weights)
         nll = nll.where(valid, 0.0)
         check_finite(nll, lambda: self.fast_weights(state))
-        self._now = Standing(state, history.gather(1, order[:, -1:]), self.seen + valid.sum(1), False)
+        self._now = Standing(state, history.gather(1, order[:, -1:]), now.seen + valid.sum(1), False)
         self._interrupted = False
         return Scores(nll)
 
-    def _step(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Any]:
+    def _step(self, state: Any, inputs: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Any]:
         if not self._observers:
-            return self.step(self.state, inputs, labels, weights)
+            return self.step(state, inputs, labels, weights)
         observe = self.observe if observes_its_own_step(type(self)) else partial(observe_token_by_token, self)
-        return observe(self.state, inputs, labels, weights, Observers(self._observers))
+        return observe(state, inputs, labels, weights, Observers(self._observers))
 
     @torch.no_grad()
     def next_log_probs(self) -> Tensor:
@@ -311,7 +260,7 @@ class Reader(ABC):
         self._interrupted = False
 
     def _like(self, tensors: Mapping[str, Tensor], rows: int) -> Any:
-        """A state of the kind that a state dict holds; a kind with several says which."""
+        """Return any state of the kind that a state dict holds; a kind with several says which."""
         return self.initial_state(rows)
 
     def save(self, path: str | Path) -> None:

@@ -13,7 +13,7 @@ from fwl_lab.models.language_model import LanguageModel, require_model
 from fwl_lab.ops.linear_attention import CHUNK
 from fwl_lab.ops.observer import Observer
 from fwl_lab.readers.base import Reader
-from fwl_lab.readers.configuration import model_of
+from fwl_lab.readers.description import model_of
 
 
 class FastWeightReaderState(NamedTuple):

@@ -23,7 +23,7 @@ from fwl_lab.models.context import Context
 from fwl_lab.models.language_model import LanguageModel
 from fwl_lab.ops.observer import Observer
 from fwl_lab.readers.base import Reader
-from fwl_lab.readers.configuration import model_of
+from fwl_lab.readers.description import model_of
 
 PIECE = 256  # tokens whose similarities to the cache are held at once, whatever the length of a call
 

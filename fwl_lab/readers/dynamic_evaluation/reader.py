@@ -19,7 +19,7 @@ from fwl_lab.ops.functional_call import FunctionalCalls
 from fwl_lab.ops.observer import Observer
 from fwl_lab.ops.state import Rows, concatenate_rows, detach, select_rows
 from fwl_lab.readers.base import Reader
-from fwl_lab.readers.configuration import model_of
+from fwl_lab.readers.description import model_of
 from fwl_lab.readers.dynamic_evaluation.batched import Together
 from fwl_lab.readers.dynamic_evaluation.groups import groups, most_together
 from fwl_lab.readers.dynamic_evaluation.optimizers import MakeOptimizer, make_optimizer, optimizer_from
