@@ -9,7 +9,7 @@ import pytest
 from fwl_lab import analysis
 from fwl_lab.analysis.bootstrap import Bootstrap, Units, block_length
 from fwl_lab.testing.traces import make_trace
-from fwl_lab.trace import schema as schema
+from fwl_lab.trace import schema
 from fwl_lab.trace.arrays import text_array
 
 

@@ -1,6 +1,5 @@
 """Comparisons of gains against figures computed by hand."""
 
-import json
 import math
 
 import numpy as np
@@ -9,8 +8,9 @@ import xarray as xr
 
 from fwl_lab import analysis
 from fwl_lab.testing.traces import make_trace
-from fwl_lab.trace import schema as schema
+from fwl_lab.trace import schema
 from fwl_lab.trace.arrays import text_array
+from fwl_lab.trace.lookup import reader_names
 
 
 def tiny(nll: dict[str, list[float]], documents: tuple[int, ...] = (2, 2), **attributes: str | int) -> xr.Dataset:
@@ -152,4 +152,4 @@ def test_the_frontier_of_a_trace_without_costs_is_empty():
     result = analysis.cost_frontier(trace, baseline="static")
     assert not result.optimal.any()
     assert float(result.bits_per_token.sel(reader="static")) == 0.0
-    assert result.reader.values.tolist() == list(json.loads(trace.attrs["readers"]))
+    assert result.reader.values.tolist() == reader_names(trace)

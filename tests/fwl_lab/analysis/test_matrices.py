@@ -1,6 +1,5 @@
 """The spectrum of Δθ without Δθ, its directions, and what they say; compared with dense linear algebra."""
 
-import json
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from fwl_lab import FastWeightReader, LanguageModel, Recorder, UpdateRule, attac
 from fwl_lab.analysis.fast_weights import fast_weight, retained
 from fwl_lab.analysis.spectra import directions, effective_rank, principal_angles, promotes, spectrum
 from fwl_lab.testing.traces import make_trace
+from fwl_lab.trace.lookup import reader_configurations
 from tests.helpers.models import DOCUMENTS, INNER_BATCH, fill_block, make_text_model
 
 
@@ -152,4 +152,4 @@ def test_what_is_not_there_is_said(trace: xr.Dataset) -> None:
     for call, message in cases:
         with pytest.raises(ValueError, match=message):
             call()
-    assert json.loads(trace.attrs["readers"])["fwl"]["decay"] == pytest.approx(0.1)
+    assert reader_configurations(trace)["fwl"]["decay"] == pytest.approx(0.1)

@@ -8,7 +8,7 @@ import pytest
 
 from fwl_lab import Certificate, Check, add_certificates, certificates, open_trace, save_trace
 from fwl_lab.testing.traces import make_trace
-from fwl_lab.trace import schema as schema
+from fwl_lab.trace import schema
 
 CHECKS = (
     Check("causality", False, 0.25, 0.0, "nat", "token <3>\nchanges & breaks"),

@@ -12,7 +12,8 @@ from fwl_lab.analysis.spectra import spectrum
 from fwl_lab.attribution.summary import receipt_summary
 from fwl_lab.audit.certificate import certificates
 from fwl_lab.testing.traces import make_trace
-from fwl_lab.trace import schema as schema
+from fwl_lab.trace import schema
+from fwl_lab.trace.lookup import reader_facts
 from fwl_lab.trace.schema import validate
 from widgets.display.badges import badge_html, badge_text
 
@@ -33,6 +34,21 @@ def test_the_same_seed_gives_the_same_trace_and_another_one_another() -> None:
     first, second = make_trace(seed=5), make_trace(seed=6)
     for name in (schema.TOP_ID, schema.NLL, schema.RECEIPT_SHARE, schema.delta_name("W2")):
         assert not np.array_equal(first[name].values, second[name].values), name
+
+
+def test_readers_may_have_any_names_and_say_of_which_kind_they_are() -> None:
+    names = {"d": "base", "c": "static", "b": "dynamic_evaluation", "a": "fwl"}
+    found, expected = (make_trace(seed=5, readers=readers, failing=True) for readers in (names, tuple(names.values())))
+    assert found.assign_coords(reader=expected["reader"]).equals(expected)
+    assert found.attrs[schema.FACTORED] == "a" and set(certificates(found)) == {"a", "b", "c"}
+    facts = reader_facts(found)
+    assert [one.adapts for one in facts.values()] == [False, False, True, True]
+    assert [one.update_every for one in facts.values()] == [None, None, 64, 64]
+    assert [one.every_token for one in facts.values()] == [False, False, False, True]
+    assert [one.block for one in facts.values()] == [False, True, False, True]
+    assert [one.label for one in facts.values()] == ["static", "static", "dynamic evaluation", "FWL"]
+    mine = reader_facts(make_trace(tokens=20, readers=("base", "mine")))["mine"]
+    assert mine.adapts and mine.update_every == 64 and not mine.every_token and mine.label == "mine"
 
 
 class TestAlternatives:

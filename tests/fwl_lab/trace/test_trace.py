@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 from fwl_lab.testing.traces import make_trace
-from fwl_lab.trace import schema as schema
+from fwl_lab.trace import schema
 from fwl_lab.trace.arrays import text_array
 from fwl_lab.trace.provenance import checkout, provenance
 from fwl_lab.trace.schema import validate, with_units
