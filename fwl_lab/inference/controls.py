@@ -1,8 +1,8 @@
-"""Controls that a reviewer will ask for: another document's weights, and more context in place of learning.
+"""Make control experiments for adaptation: fast weights from the wrong document, and a longer window without learning.
 
-What they measure is worked out without torch by `net_gain` and `key_token_perplexity` in `fwl_lab.analysis`. Other
-controls are readers and models of their own: `NeuralCacheReader` (learning, or copying?) and the slow control, a block
-of the same size and training that never adapts (`load_model(folder, block="control")`, read by `StaticReader`).
+`net_gain` and `key_token_perplexity` in `fwl_lab.analysis` compute the results from their traces. Other controls are
+readers and models: `NeuralCacheReader` (copying without learning) and the slow control, a block of the same size and
+training that never adapts (`load_model(folder, block="control")`, read by `StaticReader`).
 """
 
 from collections.abc import Callable, Sequence
@@ -18,13 +18,14 @@ from fwl_lab.corpora.documents import Document
 from fwl_lab.inference.read_loop import read_on
 from fwl_lab.inference.score import score
 from fwl_lab.models.language_model import LanguageModel
-from fwl_lab.readers import Reader, StaticReader
+from fwl_lab.readers.base import Reader
+from fwl_lab.readers.static import StaticReader
 from fwl_lab.trace import schema
 from fwl_lab.trace.arrays import text_array
 from fwl_lab.trace.configurations import encode_configurations
 from fwl_lab.trace.lookup import reader_configurations
 
-DONOR: Final = "donor"  # on `document`: index of the document whose fast weights the reader "wrong" carried
+DONOR: Final = "donor"  # coordinate (document): index of the document whose fast weights the reader "wrong" carried
 
 
 def wrong_document(
@@ -35,12 +36,12 @@ def wrong_document(
     max_tokens: int | None = None,
     progress: bool = True,
 ) -> xr.Dataset:
-    """Let each document be read with the fast weights that another document has left: what that gains is generic.
+    """Score each document with another document's fast weights too: what these gain is generic, not this document's.
 
-    The reader "wrong" has read another document to the same number of tokens (or to its end, where it is shorter),
-    then forgets the context, keeps the fast weights and reads the document without learning more. It has all of the
-    other document's adaptation from the first token on, so what it gains is rather too much than too little. Each
-    document borrows from the next one by name, the last from the first.
+    The reader "wrong" reads another document up to the same number of tokens (or to its end, if that is shorter), then
+    resets the context, keeps the fast weights, and reads the document without learning more. It has all of the other
+    document's adaptation from the first token on, so that its gain overestimates the generic part rather than
+    underestimates it. The donor of each document is the next one by name; that of the last is the first.
 
     Parameters
     ----------
@@ -48,22 +49,23 @@ def wrong_document(
     documents : sequence of Document
         Two or more.
     make_reader : callable
-        Returns a fresh reader that adapts.
+        Returns a fresh reader that has fast weights.
     max_tokens : int, optional
-        Read no more of each document.
+        Read only this many tokens of each document.
     progress : bool
-        Show tokens per second and the time left.
+        Whether to show tokens per second and the time left.
 
     Returns
     -------
-    xarray.Dataset, a valid trace of the readers "base", "own" (the reader as it is) and "wrong", with the coordinate
-    ``donor`` (document). `fwl_lab.analysis.net_gain` says what is left. Cost of "wrong" is its reading's alone:
-    seconds, without those of the other document; what was not counted is NaN.
+    xarray.Dataset
+        A valid trace of the readers "base", "own" (the reader as it is) and "wrong", with the coordinate ``donor``
+        (document). `fwl_lab.analysis.net_gain` computes the gain that is left. The seconds of "wrong" are those of
+        reading the document, without those of reading the donor; costs that were not measured are NaN.
 
     Raises
     ------
     ValueError
-        Fewer than two documents; a document would borrow from one of the same text; the reader does not adapt.
+        Fewer than two documents; a donor with the same text as its document; a reader without fast weights.
     """
     donors = _donors(documents)
     reader = make_reader()
@@ -96,15 +98,22 @@ def wrong_document(
 
 
 def more_context(model: LanguageModel, factor: int = 2) -> StaticReader:
-    """The base over the same weights with `factor` times the window: does learning beat looking further back?
+    """Make a static reader of the base model with `factor` times its window, to compare learning with more context.
 
-    Name it "more_context" in a trace. Distances that its training never saw may make it worse than the base, as they
-    do the bundled model: then it controls for nothing.
+    Name it "more_context" in a trace. Distances beyond those of its training may make it worse than the base, as they
+    do the bundled model; it is then no valid control.
+
+    Parameters
+    ----------
+    model : LanguageModel
+        Its base's weights are shared, not copied.
+    factor : int
+        Number of windows, at least 2.
 
     Raises
     ------
     ValueError
-        `factor` is no whole number from 2, or the model has absolute positions and not so many of them.
+        `factor` is not a whole number from 2, or the model has absolute positions, and fewer than the window needs.
     """
     if not isinstance(factor, int) or factor < 2:
         raise ValueError(f"factor is {factor!r}; expected a whole number of windows, at least 2.")
@@ -121,7 +130,13 @@ def more_context(model: LanguageModel, factor: int = 2) -> StaticReader:
 
 
 def _donors(documents: Sequence[Document]) -> list[int]:
-    """For each document the index of the one it borrows from: the next by name (and text), the first after the last."""
+    """Return the index of each document's donor: the next by name (and text), and for the last one the first.
+
+    Raises
+    ------
+    ValueError
+        Fewer than two documents, or a donor with the same text as its document.
+    """
     if len(documents) < 2:
         raise ValueError(f"{len(documents)} document given; expected two or more, each to borrow from another.")
     order = sorted(range(len(documents)), key=lambda index: (documents[index].name, documents[index].text))

@@ -1,33 +1,34 @@
-"""What reading costs: operations as executed, and memory beyond the model."""
+"""Measure what a reading costs: floating-point operations as executed, and memory beyond the model."""
 
 import torch
 from torch import Tensor
 
 from fwl_lab.profiling.flops import count_flops
 from fwl_lab.profiling.memory import held_at_most
-from fwl_lab.readers import Reader
+from fwl_lab.readers.base import Reader
 
-COUNTED = 256  # tokens
+COUNTED = 256  # tokens whose operations are counted
 
 
 def cost_of_reading(reader: Reader, ids: Tensor) -> tuple[float, int | None]:
-    """Let a fresh reader of the same kind read the beginning of a document.
+    """Measure operations and memory of a reset fork of a reader on the beginning of a document.
 
     Parameters
     ----------
     reader : Reader
-        Stays as it is.
+        Unchanged.
     ids : (T,) long
-        Its window's worth is read first where there is so much; what is counted are the 256 tokens after it (half a
-        window where that is more, so that windows of absolute positions are counted with what they read again).
+        Tokens of the document. Up to one window of them, in whole updates, is read first. The operations of the next
+        256 tokens are counted, or of half a window where that is more, so that the tokens which a model with absolute
+        positions reads again at the start of each window are counted too.
 
     Returns
     -------
     flops_per_token : float
-        Of matrix products and attention.
+        Floating-point operations of matrix products and attention.
     peak_bytes : int or None
-        Most bytes held during all of this above what was held before, what the reader keeps included; on a CPU of
-        the process, None where the system does not tell.
+        Most bytes in use during both readings, minus those in use before; it includes the reader's own state. On a CPU
+        it is measured of the whole process; None where the system does not report it.
     """
     counted = min(len(ids), max(COUNTED, reader.model.window // 2))
     before = min(reader.model.window, len(ids) - counted)

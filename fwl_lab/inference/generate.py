@@ -1,4 +1,4 @@
-"""Adaptive generation: the model writes with the weights that its reading, and by choice its writing, has given it."""
+"""Generate text with a reader, whose fast weights adapt to the prompt and optionally to the generated text."""
 
 import math
 from dataclasses import dataclass
@@ -8,24 +8,25 @@ import torch
 from torch import Tensor
 
 from fwl_lab.models.language_model import LanguageModel
-from fwl_lab.readers import Reader
+from fwl_lab.readers.base import Reader
 
 
 @dataclass(frozen=True)
 class Generation:
-    """What a reader wrote.
+    """Generated tokens, their log-probabilities, and the reader that generated them.
 
     Attributes
     ----------
     tokens : (B, N) long, on the CPU
-        An end-of-text token that stopped a row is the row's last; what follows it is filled with the same token.
+        Generated tokens. A row that ended has its end-of-text token as its last, and is padded with that token.
     log_probs : (B, N) float, nats
-        Of each token given all before it, as the reader scored it (temperature 1, nothing cut off); 0 past the end.
+        Log-probability of each token given all tokens before it, as the reader scored it (temperature 1, no top-p
+        truncation); 0 in the padding.
     lengths : (B,) long
-        Tokens that each row wrote, the end-of-text token included.
+        Tokens generated in each row, the end-of-text token included.
     reader : Reader
-        Having read the prompt and what was written: the reader given, or where it was not to learn from its own
-        words a frozen fork of it.
+        The reader after the prompt and the generated text: the reader passed in, or with ``learn=False`` a frozen
+        fork of it.
     """
 
     tokens: Tensor
@@ -35,21 +36,21 @@ class Generation:
 
     @property
     def texts(self) -> list[str]:
-        """What each row wrote, its end-of-text token left out."""
+        """Text of each row, without its end-of-text token."""
         model, end = self.reader.model, end_of_text(self.reader.model)
         rows = [row[:n] for row, n in zip(self.tokens, self.lengths.tolist(), strict=True)]
         return [model.decode(row[:-1] if len(row) and int(row[-1]) == end else row) for row in rows]
 
     @property
     def text(self) -> str:
-        """What the only row wrote. Raises ValueError where there are several; see `texts`."""
+        """Text of the only row; ValueError where there are several rows (see `texts`)."""
         if len(self.tokens) != 1:
             raise ValueError(f"{len(self.tokens)} texts were written side by side; expected one, or see `texts`.")
         return self.texts[0]
 
 
 def end_of_text(model: LanguageModel) -> int | None:
-    """The tokenizer's end-of-text token, if it has one that the model knows."""
+    """Return the id of the tokenizer's end-of-text token, or None where it has none within the model's vocabulary."""
     token = getattr(model.tokenizer, "eos_token_id", None)
     return token if isinstance(token, int) and 0 <= token < model.vocab_size else None
 
@@ -65,36 +66,43 @@ def generate(
     learn: bool = True,
     stop: bool = True,
 ) -> Generation:
-    """Let a reader read a prompt and write on, learning as it goes.
+    """Read a prompt with a reader and sample a continuation, token by token.
 
-    It goes on from where the reader stands, and moves it: pass `reader.fork()` to keep the reader as it is. With
-    `learn` the reader has afterwards read prompt and text, one token a call, as if both had been given to it.
+    The reader continues from its current state and its state advances; pass `reader.fork()` to keep the reader as it
+    is. With `learn` its state afterwards is that of having read the prompt, and then the generated text one token a
+    call.
 
     Parameters
     ----------
     reader : Reader
     prompt : str, or long tensor (T,) or (B, T)
-        Read, and learned from, before anything is written. Empty: nothing; for as many rows as the reader has.
+        Read, and learned from, before anything is generated. A text, or (T,), is read by every row of the reader. It
+        may be empty.
     max_new_tokens : int
-        At most this many tokens for each row.
+        Most tokens to generate in each row.
     temperature : float
-        Log-probabilities are divided by it; 0 takes the likeliest token each time.
+        Divides the log-probabilities; 0 takes the most likely token each time.
     top_p : float
-        0 < top_p <= 1: tokens are drawn from the smallest set of likeliest ones that together reach this probability
-        (Holtzman et al. 2020), at the temperature given.
+        0 < top_p <= 1. Tokens are drawn from the smallest set of most likely ones whose probabilities, at the given
+        temperature, sum to at least this (nucleus sampling; Holtzman et al. 2020).
     seed : int
-        Row b draws with a generator of its own, seeded `seed` + b: its text does not depend on the other rows.
+        Row b draws from its own generator, seeded with `seed` + b, so that its text does not depend on other rows.
     learn : bool
-        Whether the reader learns from what it writes as from what it reads. False: its own words are context alone;
-        they are read by a frozen fork (`result.reader`), and the reader given stays at the end of the prompt.
+        Whether the reader learns from the generated text as it does from the prompt. False: the generated text only
+        enters the context; it is read by a frozen fork (`result.reader`), and the reader passed in stays at the end of
+        the prompt.
     stop : bool
-        Whether a row ends with the tokenizer's end-of-text token, where there is one; it is read like any other.
+        Whether a row ends with the tokenizer's end-of-text token, if it has one. That token is read like any other.
+
+    Returns
+    -------
+    Generation
 
     Raises
     ------
     ValueError
-        No reader; a number outside its range, or no number; a prompt that is no text, or no tokens of this reader's
-        model and rows.
+        `reader` is not a reader; a number has the wrong type or is out of range; or the prompt is neither text nor
+        tokens of this reader's model and number of rows.
     """
     if not isinstance(reader, Reader):
         raise ValueError(f"reader is a {type(reader).__name__}; expected a reader, such as StaticReader(model).")
@@ -116,7 +124,7 @@ def generate(
         token = _choose(writer.next_log_probs(), temperature, top_p, generators)
         if end is not None:
             token = token.where(alive, end)
-        # A row that has ended is padding: not read, not learned from, scored 0.
+        # A row that has ended gets weight 0, which is padding: not read, not learned from, scored 0.
         log_probs.append(-writer.read(token, alive.float()).nll.cpu())
         written.append((token, alive))
         alive = alive & (token != end) if end is not None else alive
@@ -127,7 +135,13 @@ def generate(
 
 
 def _prompt_tokens(reader: Reader, prompt: str | Tensor) -> Tensor:
-    """(B, T) long; what else is wrong with them `Reader.read` says."""
+    """Return the prompt's tokens (B, T) long; `Reader.read` checks their values and number of rows.
+
+    Raises
+    ------
+    ValueError
+        The prompt is neither a text nor a tensor of integers of one or two dimensions, or has no rows.
+    """
     rows = len(reader.last)
     if isinstance(prompt, str):
         ids = reader.model.encode(prompt) if prompt else torch.zeros(0, dtype=torch.long)
@@ -142,15 +156,15 @@ def _prompt_tokens(reader: Reader, prompt: str | Tensor) -> Tensor:
 
 
 def _choose(log_probs: Tensor, temperature: float, top_p: float, generators: list[torch.Generator]) -> Tensor:
-    """The next token of each row, (B, 1), from log-probabilities (B, V)."""
+    """Return the next token of each row, (B, 1) long on the CPU, drawn from log-probabilities (B, V)."""
     if temperature == 0:
         return log_probs.argmax(1, keepdim=True).cpu()
-    # On the CPU in float64, so that a seed means the same draws on every device.
+    # On the CPU in float64, so that a seed gives the same draws on every device.
     scaled = log_probs.cpu().double()
     scaled = (scaled - scaled.amax(1, keepdim=True)) / temperature
     likely = scaled.softmax(1).sort(stable=True, dim=1, descending=True)
     total = likely.values.cumsum(1)
-    # A token is in the set while those before it fall short of top_p; the first always is.
+    # A token is in the set while the probabilities before it sum to less than top_p; the first always is.
     size = 1 + (total[:, :-1] < top_p).sum(1, keepdim=True)
     draw = torch.stack([torch.rand(1, generator=g, dtype=torch.float64) for g in generators])
     place = (total <= draw * total.gather(1, size - 1)).sum(1, keepdim=True)

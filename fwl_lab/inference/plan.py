@@ -1,4 +1,4 @@
-"""What a recorder writes for some readers and documents, known before anything is read."""
+"""Plan the arrays that a recorder writes for given readers and documents, before anything is read."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -11,24 +11,36 @@ from fwl_lab.trace import schema
 from fwl_lab.trace.arrays import Array
 
 ANCHOR = 4096  # tokens between two dense Δθ of a reader whose factors are kept
+#: Variables (reader, update, parameter) that are recorded of every reader with fast weights.
 PER_UPDATE = (schema.UPDATE_NORM, schema.DRIFT, schema.UPDATE_COSINE)
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a recorder will write for some readers and documents: known before anything is read.
+    """Arrays, grid of updates and places of snapshots that a recorder will write.
+
+    The grid of updates is common to all readers of a trace: every token at which one of them completes an update.
 
     Attributes
     ----------
     recorder : Recorder
-    readers : dict of Reader
-    starts : (documents + 1,) token index at which each document begins, and the end
-    update_token : (updates,) the grid of all readers
-    own : per reader the (updates,) bool, where it makes an update
-    anchored : per reader the (updates,) bool, where its dense Δθ is kept
-    parameters : names of all that adapts anywhere
-    factored : name of the reader whose factors are kept, or None
-    kept : per reader the shapes of the parameters whose factors or dense Δθ are kept
+        Options of the recording.
+    readers : mapping from name to Reader
+        In the order of the trace's rows.
+    starts : (documents + 1,) int
+        Trace index of each document's first token, and the number of all tokens.
+    update_token : (updates,) int
+        The grid: trace index of the last token of each update of any reader, rising.
+    own : dict of (updates,) bool
+        By reader, where on the grid it completes an update.
+    anchored : dict of (updates,) bool
+        By reader, where on the grid its dense Δθ is kept.
+    parameters : list of str
+        Names of the parameters that adapt in at least one reader.
+    factored : str or None
+        Name of the reader whose factors are kept, if there is one.
+    kept : dict of dict of tuple
+        By reader and parameter, the shape of each parameter whose factors or dense Δθ are kept.
     """
 
     recorder: Recorder
@@ -43,7 +55,24 @@ class Plan:
 
     @classmethod
     def of(cls, recorder: Recorder, readers: Mapping[str, Reader], lengths: Sequence[int], *, carry: bool) -> "Plan":
-        """Raises ValueError where the byte budget is too small, or a parameter is nobody's."""
+        """Make the plan of a recorder for some readers and documents.
+
+        Parameters
+        ----------
+        recorder : Recorder
+        readers : mapping from name to Reader
+        lengths : sequence of int
+            Tokens of each document.
+        carry : bool
+            Whether fast weights are carried from one document to the next.
+
+        Raises
+        ------
+        ValueError
+            The arrays would exceed the byte budget; the recorder names a parameter that adapts in no reader; `top`
+            exceeds the vocabulary; factors are asked for and the only reader that updates with every token is one
+            whose factors do not add up to its Δθ; or a parameter has different shapes in two readers.
+        """
         starts = np.cumsum([0, *lengths])
         slow = {name: reader.slow_weights() for name, reader in readers.items()}
         parameters = list(dict.fromkeys(p for weights in slow.values() for p in weights))
@@ -65,9 +94,9 @@ class Plan:
         for name, reader in readers.items():
             every = reader.update_every or starts[-1] + 1
             ends = [np.arange(every, length + 1, every) for length in lengths]
-            positions[name] = np.concatenate(ends)  # tokens read of the document when the update is complete
+            positions[name] = np.concatenate(ends)  # tokens read of the document when each update is complete
             tokens[name] = np.concatenate([end + start - 1 for end, start in zip(ends, starts, strict=False)])
-        # Where fast weights are carried on, a decay or a cap acts between documents too.
+        # Where fast weights are carried, a decay or a cap also acts at the boundary between two documents.
         forgetful = any(reader.forgets for reader in readers.values())
         between = starts[1:-1] - 1 if carry and forgetful else starts[:0]
         grid = np.unique(np.concatenate([*tokens.values(), between])).astype(np.int64)
@@ -93,7 +122,13 @@ class Plan:
         return plan
 
     def arrays(self) -> dict[str, Array]:
-        """What will be written, variable by variable."""
+        """Return the sizes and dtype of every variable that will be written, by name.
+
+        Raises
+        ------
+        ValueError
+            A parameter whose dense Δθ is kept has different shapes in two readers.
+        """
         readers, tokens, updates = len(self.readers), int(self.starts[-1]), len(self.update_token)
         grid = {schema.READER: readers, schema.UPDATE: updates}
         arrays: dict[str, Array] = {}
@@ -124,12 +159,12 @@ class Plan:
         return arrays
 
     def low_rank(self, reader: str, shape: tuple[int, ...]) -> bool:
-        """Whether snapshots of a parameter of this shape hold its leading directions only."""
+        """Return whether a reader's snapshots of a parameter of this shape hold leading directions only."""
         rank = self.recorder.rank
         return rank is not None and reader != self.factored and len(shape) == 2 and rank < min(shape)
 
     def _snapshot(self, reader: str, parameter: str, shape: tuple[int, ...]) -> dict[str, dict[str, int]]:
-        """Variables of one snapshot, and their sizes."""
+        """Return the variables that hold one snapshot of a parameter, with the sizes of their own dimensions."""
         sides = _sides(parameter, shape)
         if not self.low_rank(reader, shape):
             return {schema.fast_weight_name(parameter): sides}
@@ -137,6 +172,7 @@ class Plan:
         return {schema.left_name(parameter): rows | directions, schema.right_name(parameter): directions | columns}
 
     def _check_budget(self) -> None:
+        """Raise ValueError where the arrays exceed the byte budget; the message names the largest ones."""
         sizes = {name: array.nbytes for name, array in self.arrays().items()}
         budget, needed = self.recorder.budget(), sum(sizes.values())
         if needed > budget:
@@ -150,5 +186,5 @@ class Plan:
 
 
 def _sides(parameter: str, shape: tuple[int, ...]) -> dict[str, int]:
-    """Dimensions of a parameter: rows, and columns if it is a matrix."""
+    """Return the dimensions of a parameter and their lengths: rows, and columns if it is a matrix."""
     return dict(zip((schema.row_dim(parameter), schema.col_dim(parameter)), shape, strict=False))

@@ -1,4 +1,4 @@
-"""The loop that reads documents, block by block, and writes what readers say."""
+"""Read documents with several readers in turn, write their scores to a trace, and report progress."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,18 +13,19 @@ from fwl_lab.inference.plan import Plan
 from fwl_lab.inference.recorder import size_text
 from fwl_lab.inference.recording import Recording
 from fwl_lab.models.language_model import Encoding
-from fwl_lab.readers import Reader
-from fwl_lab.trace import schema as schema
+from fwl_lab.readers.base import Reader
+from fwl_lab.trace import schema
 from fwl_lab.trace.writer import TraceWriter
 
-CALL = 1024  # tokens between two looks at the progress; no score depends on it
+TOKENS_PER_CALL = 1024  # tokens in a call of `Reader.read`, after which progress is reported; no score depends on it
 
-#: Told a reader's name, how many tokens it has read and how many it is to read; returns False to stop the reading.
+#: A progress callback takes a reader's name, the tokens that it has read, and the tokens that it will read in all; it
+#: returns False to stop the reading.
 Progress = Callable[[str, int, int], bool | None]
 
 
-class Stopped(Exception):
-    """Who follows the progress wants no more."""
+class ReadingStopped(Exception):
+    """Raised to stop a reading when the progress callback returns False."""
 
 
 def read_all(
@@ -36,22 +37,45 @@ def read_all(
     carry: bool,
     progress: bool | Progress,
 ) -> None:
-    """Raises Stopped where `progress` says so; what was committed until then is complete."""
+    """Read all documents with all readers, block by block, and write scores, times and costs to a trace.
+
+    Parameters
+    ----------
+    readers : mapping from name to Reader
+        In the order of the trace's rows.
+    encodings : sequence of Encoding
+        Tokens of each document.
+    plan : Plan or None
+        What to record beside the scores; None: nothing.
+    writer : TraceWriter
+        Receives the arrays. A block of tokens is committed when every reader has read it.
+    carry : bool
+        Whether fast weights are carried from one document to the next.
+    progress : bool or callable
+        Whether to show a progress bar, or the callback to report to.
+
+    Raises
+    ------
+    ReadingStopped
+        `progress` returned False. What was committed until then is complete.
+    Exception
+        Whatever a reader raises, with a note that names the reader, the document and the tokens.
+    """
     starts = np.cumsum([0, *(len(encoding.ids) for encoding in encodings)])
     recordings = {} if plan is None else {name: Recording(plan, name, writer) for name in readers}
     seconds = np.zeros(len(readers))
-    with following(progress, len(readers), int(starts[-1]), plan) as tell:
+    with report_progress(progress, len(readers), int(starts[-1]), plan) as tell:
         tell(next(iter(readers)), 0)
         for document, (encoding, start) in enumerate(zip(encodings, starts.tolist(), strict=False)):
-            with ExitStack() as watching:
+            with ExitStack() as observed:
                 for name, reader in readers.items():
                     reader.reset(carry=carry)
                     if recordings:
-                        watching.enter_context(recordings[name].document(reader, start))
-                # Readers take turns block by block: a machine's slow minutes fall on all of them, and what a reading
-                # that is cut short leaves behind is equally much of each.
-                for offset in range(0, len(encoding.ids), CALL):
-                    ids = encoding.ids[offset : offset + CALL]
+                        observed.enter_context(recordings[name].document(reader, start))
+                # Readers take turns block by block, so that a slow phase of the machine slows all of them alike, and a
+                # reading that is stopped leaves equally many tokens of each.
+                for offset in range(0, len(encoding.ids), TOKENS_PER_CALL):
+                    ids = encoding.ids[offset : offset + TOKENS_PER_CALL]
                     done = start + offset + len(ids)
                     for row, (name, reader) in enumerate(readers.items()):
                         nll = np.empty(len(ids))
@@ -62,7 +86,7 @@ def read_all(
                             where = f"tokens {offset:,} to {offset + len(ids) - 1:,} of document {document}"
                             error.add_note(f"reader {name!r} failed in {where}, counted from 0")
                             raise
-                        if recordings:  # what it took while the reader read
+                        if recordings:  # the time that recording took during the call
                             seconds[row] -= recordings[name].seconds - before
                         writer.put(schema.NLL, nll, row, slice(done - len(ids), done))
                         if recordings:
@@ -71,7 +95,7 @@ def read_all(
                             tell(name, done)
                     writer.put(schema.SECONDS, np.maximum(seconds, 0.0), slice(None))
                     writer.commit(done, 0 if plan is None else int(np.searchsorted(plan.update_token, done)))
-                    tell(name, done)  # the block of which it is the last reader is complete
+                    tell(name, done)  # of the block's last reader, after the commit
         longest = max(encodings, key=lambda encoding: len(encoding.ids))
         for row, (name, reader) in enumerate(readers.items()):
             tell(name, int(starts[-1]))
@@ -81,15 +105,30 @@ def read_all(
 
 
 @contextmanager
-def following(
+def report_progress(
     progress: bool | Progress, readers: int, tokens: int, plan: Plan | None
 ) -> Iterator[Callable[[str, int], None]]:
-    """What is told a reader's name and how many of the `tokens` it has read: a bar, or who wants to know."""
+    """Yield a function that reports a reader's name and the tokens it has read, to a progress bar or to a callback.
+
+    Parameters
+    ----------
+    progress : bool or callable
+        Whether to show a progress bar, or the callback.
+    readers, tokens : int
+        Number of readers, and of tokens that each of them reads.
+    plan : Plan or None
+        Its size in bytes is shown above the bar.
+
+    Raises
+    ------
+    ReadingStopped
+        By the function yielded, where the callback returns False.
+    """
     if callable(progress):
 
         def tell(name: str, done: int) -> None:
             if progress(name, done, tokens) is False:
-                raise Stopped(name)
+                raise ReadingStopped(name)
 
         yield tell
         return
@@ -107,24 +146,27 @@ def following(
 
 
 def read_on(reader: Reader, ids: Tensor, out: np.ndarray, advance: Callable[[int], object] = lambda _: None) -> float:
-    """Let a reader read on in calls of 1,024 tokens, so that nothing but the scores grows with their number.
+    """Continue a reading in calls of 1,024 tokens, so that only the scores grow with the number of tokens.
 
     Parameters
     ----------
+    reader : Reader
+        Continues from its current state, with a batch of one document.
     ids : (T,) long
         The next tokens of its document.
     out : (T or more,) float
-        Takes their NLL, nats, from its beginning.
+        Receives their NLL, nats, in its first T entries.
     advance : callable, optional
-        Counts tokens: told how many more were read.
+        Called after each call of the reader, with the number of tokens it read.
 
     Returns
     -------
-    seconds that it took
+    seconds : float
+        Wall-clock time of the reading.
     """
     began = time.perf_counter()
-    for offset in range(0, len(ids), CALL):
-        nll = reader.read(ids[None, offset : offset + CALL].to(reader.model.device)).nll[0]
+    for offset in range(0, len(ids), TOKENS_PER_CALL):
+        nll = reader.read(ids[None, offset : offset + TOKENS_PER_CALL].to(reader.model.device)).nll[0]
         out[offset : offset + len(nll)] = nll.double().cpu().numpy()
         advance(len(nll))
     return time.perf_counter() - began

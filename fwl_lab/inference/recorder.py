@@ -1,36 +1,42 @@
-"""What to keep of a reading beside the scores."""
+"""Choose what `score` keeps of a reading beside the scores."""
 
 import dataclasses
 import re
 from collections.abc import Sequence
 
-BYTES = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+UNIT_BYTES = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
 @dataclasses.dataclass(frozen=True)
 class Recorder:
-    """What to record.
+    """Options for what `score` records beside the scores.
 
-    Norms of every update, and what a decay or a cap left of the past, are always kept.
+    The norm of every update, and the factor by which a decay or a cap scaled Δθ (retention), are always recorded.
 
     Attributes
     ----------
     factors : bool
-        Keep the exact factors of a `FastWeightReader` (keys and updates, each token) and a dense Δθ every 4,096 tokens,
-        so that Δθ at any token is a product; see `fwl_lab.fast_weight`. A trace holds the factors of one reader:
-        the first of that kind.
+        Record the exact factors of a `FastWeightReader` (keys and updates of each token) and a dense Δθ every 4,096
+        tokens, so that Δθ at any token can be computed as a product; see `fwl_lab.fast_weight`. A trace holds the
+        factors of one reader: the first that has any.
     snapshots_every : int, optional
-        Tokens, counted from a document's start, between two dense Δθ of every reader that adapts. Each is taken at
-        the first update that many tokens, or more, after the last.
+        Tokens, counted from a document's start, between two dense Δθ of every reader with fast weights. Each is taken
+        at the first update that is at least that many tokens after the last. None: no snapshots.
     rank : int, optional
-        Keep so many leading singular directions of each matrix in a snapshot, and not the matrix; where factors are
-        kept Δθ is exact anyway. What is left out is told by `fast_weight`.
+        Keep this many leading singular directions of each matrix in a snapshot instead of the matrix. It does not
+        apply to a reader whose factors are kept: its Δθ stays exact. `fwl_lab.fast_weight` reports what is left out.
     parameters : sequence of str, optional
-        Whose factors and dense Δθ are kept. None: all that are fast.
+        Parameters whose factors and dense Δθ are kept. None: all fast parameters.
     top : int
-        How many of the likeliest tokens to keep of what a reader expected in each place; 0: none, nor the label's rank.
+        Number of most likely tokens, with their log-probabilities, to keep at each place. 0: none, and no rank of the
+        label either.
     byte_budget : str or int
-        The most that may be written beside the scores, such as "1 GiB" or "200 MB", or a number of bytes.
+        Most bytes that may be written beside the scores, such as "1 GiB" or "200 MB", or a number of bytes.
+
+    Raises
+    ------
+    ValueError
+        An option has a wrong type or is out of range.
     """
 
     factors: bool = True
@@ -52,11 +58,17 @@ class Recorder:
         self.budget()
 
     def budget(self) -> int:
-        """The byte budget as a number."""
+        """Return `byte_budget` in bytes.
+
+        Raises
+        ------
+        ValueError
+            It is not a size, or has an unknown unit.
+        """
         found = re.fullmatch(r"([\d.]+)\s*([A-Za-z]*)", str(self.byte_budget).strip())
         try:
             assert found is not None
-            return int(float(found[1]) * BYTES[found[2]])
+            return int(float(found[1]) * UNIT_BYTES[found[2]])
         except (AssertionError, KeyError, ValueError):
             raise ValueError(
                 f"byte_budget is {self.byte_budget!r}; expected a size such as '1 GiB', '200 MB' or a number of bytes."
@@ -64,8 +76,8 @@ class Recorder:
 
 
 def size_text(size: int) -> str:
-    """A number of bytes for people: "1.5 GiB"."""
+    """Return a number of bytes as text with a binary unit, such as "1.5 GiB"."""
     for unit in ("GiB", "MiB", "KiB"):
-        if size >= BYTES[unit]:
-            return f"{size / BYTES[unit]:.3g} {unit}"
+        if size >= UNIT_BYTES[unit]:
+            return f"{size / UNIT_BYTES[unit]:.3g} {unit}"
     return f"{size} B"

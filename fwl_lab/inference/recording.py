@@ -1,4 +1,4 @@
-"""How a reading is recorded: an observer of one reader, which collects, copies and writes."""
+"""Observe one reader while it reads, copy what the plan asks for, and write it to the trace."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,20 +10,28 @@ from torch import Tensor
 
 from fwl_lab.inference.plan import PER_UPDATE, Plan
 from fwl_lab.ops.observer import Deltas, Observer
-from fwl_lab.readers import Reader
-from fwl_lab.trace import schema as schema
+from fwl_lab.readers.base import Reader
+from fwl_lab.trace import schema
 from fwl_lab.trace.writer import TraceWriter
 
-PIECE = 256  # tokens whose distributions are held at once
+DISTRIBUTIONS_AT_ONCE = 256  # tokens whose log-probabilities (V,) are in memory together
 
 
 class Recording(Observer):
-    """One reader's part of a recording: collects while a block of tokens is read, then writes it.
+    """Observer of one reader that collects what its plan keeps, and writes it after each block of tokens.
+
+    Parameters
+    ----------
+    plan : Plan
+    name : str
+        Name of the reader in the trace.
+    writer : TraceWriter
+        Receives the arrays. The norms of the slow weights and the places of snapshots are written at once.
 
     Attributes
     ----------
     seconds : float
-        Spent recording, so that it is not taken for reading.
+        Time spent recording, to be subtracted from the time of the reading.
     """
 
     def __init__(self, plan: Plan, name: str, writer: TraceWriter) -> None:
@@ -32,14 +40,14 @@ class Recording(Observer):
         self.seconds = 0.0
         self.device = plan.readers[name].model.device
         slow = plan.readers[name].slow_weights()
-        # Column of each of its parameters; the others stay NaN, as does all of a reader that does not adapt.
+        # Column of each of its parameters; the others' stay NaN, as do all where the reader has no fast weights.
         self.columns = {parameter: plan.parameters.index(parameter) for parameter in slow}
         shape = (len(plan.update_token), len(plan.parameters))
         self.updates = {variable: np.full(shape, np.nan) for variable in PER_UPDATE}
         self.retention = np.full(len(plan.update_token), 1.0 if slow else np.nan)
-        self.norms = np.full(len(plan.parameters), np.nan)  # of Δθ, now
-        self.tokens: dict[str, list[np.ndarray]] = {}
-        self.done, self.flushed = 0, 0  # updates and tokens that are accounted for, and written
+        self.norms = np.full(len(plan.parameters), np.nan)  # of Δθ after the last update
+        self.tokens: dict[str, list[np.ndarray]] = {}  # by variable, values of the tokens since the last flush
+        self.done, self.flushed = 0, 0  # updates that `updates` holds; tokens that are written
         if slow:
             norms = self.norms.copy()
             for parameter, weight in slow.items():
@@ -49,8 +57,11 @@ class Recording(Observer):
 
     @contextmanager
     def document(self, reader: Reader, start: int) -> Iterator[None]:
-        """While inside, `reader` reads one document (one row) whose first token has index `start` in the trace."""
-        # With carried fast weights a document begins where the last one ended.
+        """Observe `reader` inside the context, while it reads one document whose first token is `start` in the trace.
+
+        The reader must read with a batch of one document.
+        """
+        # With carried fast weights a document begins with the Δθ that the last one ended with.
         self.start = self.learnt = start
         self.previous = {name: delta[0].detach() for name, delta in reader.fast_weights().items()}
         self.steps: dict[str, Tensor] = {}
@@ -61,20 +72,20 @@ class Recording(Observer):
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
+        """Add the time spent inside the context to `seconds`."""
         if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)  # what is still in the queue is reading, not recording
+            torch.cuda.synchronize(self.device)  # work still queued belongs to the reading, not to the recording
         began = time.perf_counter()
         yield
         self.seconds += time.perf_counter() - began
 
-    # -- what it sees ---------------------------------------------------------------------------------------------
-
     def expected(self, count: int, logits: Callable[[slice], Tensor]) -> None:
+        """Keep the most likely tokens at each of the next `count` places, and the rank of the label among all."""
         top = self.plan.recorder.top
         with self._timed():
             scored = self.flushed + sum(map(len, self.tokens.get(schema.LABEL_RANK, [])))
-            for begin in range(0, count if top else 0, PIECE):
-                part = slice(begin, min(begin + PIECE, count))
+            for begin in range(0, count if top else 0, DISTRIBUTIONS_AT_ONCE):
+                part = slice(begin, min(begin + DISTRIBUTIONS_AT_ONCE, count))
                 log_probs = logits(part)[0].float().log_softmax(-1)  # one document: row 0
                 ids = self.writer.token_id[scored + part.start : scored + part.stop]
                 own = log_probs.gather(1, torch.as_tensor(ids, device=log_probs.device)[:, None])
@@ -84,6 +95,7 @@ class Recording(Observer):
                 self._keep(schema.TOP_LOG_PROB, found.values)
 
     def learned(self, factors: dict[str, tuple[Tensor | None, Tensor]]) -> None:
+        """Keep the factors of the tokens just learned, where the plan keeps this reader's; count the tokens."""
         with self._timed():
             self.learnt += next(iter(factors.values()))[1].shape[1]
             for parameter in self.plan.kept.get(self.name, {}) if self.name == self.plan.factored else ():
@@ -93,11 +105,19 @@ class Recording(Observer):
                     self._keep(schema.key_name(parameter), key[0])
 
     def retained(self, keep: Tensor) -> None:
+        """Keep the factor `keep` (1,) by which a decay or a cap has multiplied Δθ."""
         at = np.flatnonzero(self.plan.update_token == self.learnt - 1)
-        # Before the first token there is nothing to keep.
+        # No place of the grid matches before the first token, when Δθ is still 0.
         self.retention[at] = float(keep[0])
 
     def updated(self, seen: Tensor, fast_weights: Deltas) -> None:
+        """Keep norms, cosine and drift of an update that is complete after `seen` (1,) tokens, and a snapshot of Δθ.
+
+        Raises
+        ------
+        ValueError
+            The reader's `update_every` foresees no update there.
+        """
         with self._timed():
             token = self.start + int(seen[0]) - 1
             index = int(np.searchsorted(self.plan.update_token, token))
@@ -106,7 +126,7 @@ class Recording(Observer):
                     f"reader {self.name!r} made an update after {int(seen[0])} tokens of a document, and its "
                     f"`update_every` is {self.plan.readers[self.name].update_every}; expected that to tell where."
                 )
-            self._stand(index)
+            self._fill_unchanged(index)
             for name, rows in fast_weights().items():
                 delta, column = rows[0].detach(), self.columns[name]
                 step = delta - self.previous[name]
@@ -122,15 +142,15 @@ class Recording(Observer):
             self.done = index + 1
 
     def flush(self, stop: int) -> None:
-        """All tokens before `stop` have been read: write what was seen of them."""
+        """Write what was collected of all tokens before the trace index `stop`, which have been read."""
         with self._timed():
-            self._stand(int(np.searchsorted(self.plan.update_token, stop)))
+            self._fill_unchanged(int(np.searchsorted(self.plan.update_token, stop)))
             for variable, parts in self.tokens.items():
                 at = slice(self.flushed, stop)
                 where = (self.row, at) if schema.READER in self.writer.layout[variable].sizes else (at,)
                 self.writer.put(variable, np.concatenate(parts), *where)
             self.tokens.clear()
-            # One more than is new: what was kept of the past is known only when the next inner batch begins.
+            # Begin one update earlier: its retention is known only when the next inner batch begins.
             first = max(0, int(np.searchsorted(self.plan.update_token, self.flushed)) - 1)
             if self.columns and self.done > first:
                 at = slice(first, self.done)
@@ -140,6 +160,7 @@ class Recording(Observer):
             self.flushed = stop
 
     def _snapshot(self, parameter: str, delta: Tensor, index: int) -> None:
+        """Write Δθ of a parameter at a place of the grid, whole or as its leading singular directions."""
         if not self.plan.low_rank(self.name, tuple(delta.shape)):
             self.writer.put(schema.fast_weight_name(parameter), _copy(delta), self.row, index)
             return
@@ -149,21 +170,23 @@ class Recording(Observer):
         self.writer.put(schema.right_name(parameter), _copy(right[:rank]), self.row, index)
 
     def _keep(self, variable: str, values: Tensor) -> None:
+        """Copy values of the next tokens of a variable until the next flush."""
         self.tokens.setdefault(variable, []).append(_copy(values))
 
-    def _stand(self, stop: int) -> None:
-        """Up to the grid's `stop` no more updates were made: the steps are 0 and Δθ is what it was."""
+    def _fill_unchanged(self, stop: int) -> None:
+        """Fill the grid up to `stop` where this reader made no update: steps of norm 0, and an unchanged Δθ."""
         if stop > self.done:
-            still = slice(self.done, stop)
-            self.updates[schema.UPDATE_NORM][still, list(self.columns.values())] = 0.0
-            self.updates[schema.DRIFT][still] = self.norms
+            unchanged = slice(self.done, stop)
+            self.updates[schema.UPDATE_NORM][unchanged, list(self.columns.values())] = 0.0
+            self.updates[schema.DRIFT][unchanged] = self.norms
             self.done = stop
 
 
 def _norm(x: Tensor) -> float:
+    """Return the Euclidean (Frobenius) norm."""
     return float(torch.linalg.vector_norm(x.detach()))
 
 
 def _copy(x: Tensor) -> np.ndarray:
-    """A copy in the memory of the CPU."""
+    """Return a copy on the CPU, which later changes of the tensor in place do not reach."""
     return x.detach().to("cpu", copy=True).numpy()

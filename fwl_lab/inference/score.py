@@ -1,4 +1,4 @@
-"""Score documents: readers in, trace out."""
+"""Score documents with several readers: the entry point that turns readers and documents into a trace."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -10,11 +10,11 @@ import xarray as xr
 
 from fwl_lab.corpora.documents import Document
 from fwl_lab.inference.plan import Plan
-from fwl_lab.inference.read_loop import Progress, Stopped, read_all
+from fwl_lab.inference.read_loop import Progress, ReadingStopped, read_all
 from fwl_lab.inference.recorder import Recorder
 from fwl_lab.inference.skeleton import another_model, attributes, make_skeleton, score_arrays, vocabulary_texts
 from fwl_lab.models.language_model import LanguageModel, require_model
-from fwl_lab.readers import Reader
+from fwl_lab.readers.base import Reader
 from fwl_lab.trace import schema
 from fwl_lab.trace.writer import TraceWriter
 
@@ -29,40 +29,42 @@ def score(
     progress: bool | Progress = True,
     max_tokens: int | None = None,
 ) -> xr.Dataset:
-    """Let each reader read each document, and write down what it said of every token.
+    """Score every token of some documents with each of some readers, and return a trace.
 
     Parameters
     ----------
     model : LanguageModel
-        Whose tokenizer cuts the documents.
+        Its tokenizer encodes the documents.
     documents : sequence of Document
     readers : mapping from name to Reader
-        A reader named "base" is what gains are measured against.
+        All start afresh. A reader named "base" is the baseline that gains are measured against.
     record : Recorder, optional
-        What to keep beside the scores.
+        What to keep beside the scores; None: nothing.
     path : path, optional
-        Where to write the trace while documents are read; it is returned opened lazily. If the reading is cut short,
-        `open_trace` finds there what was complete. A trace that is there already stays until this one is complete.
+        Folder to write the trace to while documents are read; the trace is returned opened lazily. If the reading is
+        interrupted, `open_trace` finds the complete part there. A trace that exists there already is replaced only
+        when this one is complete.
     carry : bool
-        Whether fast weights survive a document's end. The context never does.
+        Whether fast weights are carried from one document to the next. The context never is.
     progress : bool or callable
-        True: show tokens per second and the time left. A callable is told at the beginning and after every 1,024
-        tokens of a reader ``progress(name, done, total)``: the tokens that it has read, and is to read, of all
-        documents. Where it returns False the reading stops, and the trace holds the blocks that all readers have
-        read, as if there were no more.
+        True: show tokens per second and the time left. A callable is called as ``progress(name, done, total)`` at the
+        beginning and after every 1,024 tokens of a reader, with the numbers of tokens that the reader has read and
+        will read, over all documents. Where it returns False the reading stops, and the trace holds the blocks that
+        all readers have read, as if the documents ended there.
     max_tokens : int, optional
-        Read no more of each document.
+        Read only this many tokens of each document.
 
     Returns
     -------
-    xarray.Dataset, a valid trace; see `fwl_lab.trace`. `seconds` is time spent reading, recording not counted.
+    xarray.Dataset
+        A valid trace; see `fwl_lab.trace`. `seconds` is time spent reading, without the time spent recording.
 
     Raises
     ------
     ValueError
         An argument is not what was expected, or the reading was stopped before its first block was complete.
     Exception
-        What a reader raised, with a note that tells which reader, document and tokens.
+        Whatever a reader raises, with a note that names the reader, the document and the tokens.
     """
     _check(model, documents, readers, record, max_tokens)
     encodings = [model.encode_text(document.text, document.name).head(max_tokens) for document in documents]
@@ -74,13 +76,13 @@ def score(
     skeleton = make_skeleton(documents, encodings, readers, plan, vocabulary)
     skeleton.attrs |= attributes(model, documents, readers, carry, max_tokens)
     arrays = score_arrays(len(readers), int(starts[-1])) | ({} if plan is None else plan.arrays())
-    with TraceWriter(skeleton, arrays, path) as writer, suppress(Stopped):
+    with TraceWriter(skeleton, arrays, path) as writer, suppress(ReadingStopped):
         read_all(readers, encodings, plan, writer, carry=carry, progress=progress)
     return schema.validate(writer.trace())
 
 
 def _check(model: Any, documents: Any, readers: Any, record: Any, max_tokens: Any) -> None:
-    """ValueError: an argument of `score` is not what it should be; says what to give instead."""
+    """Raise ValueError where an argument of `score` is wrong; the message says what to pass instead."""
     require_model(model)
     if not isinstance(readers, Mapping):
         raise ValueError(f"readers is a {type(readers).__name__}; expected a mapping from name to Reader.")
@@ -99,7 +101,7 @@ def _check(model: Any, documents: Any, readers: Any, record: Any, max_tokens: An
                 f"readers[{name!r}] reads with the tokenizer of {theirs.name}, but {model.name} cuts the documents; "
                 "score each model's readers with that model, and compare the traces."
             )
-    if isinstance(documents, Document):  # a tuple of two texts
+    if isinstance(documents, Document):  # a NamedTuple, hence itself a sequence
         raise ValueError("documents is one Document; expected a list, such as [document].")
     if isinstance(documents, str) or not all(isinstance(document, Document) for document in documents):
         raise ValueError("documents holds something else than Document; expected Document(name, text) for each text.")

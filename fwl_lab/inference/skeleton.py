@@ -1,4 +1,4 @@
-"""What a trace holds before anything is read: coordinates, attributes, empty arrays."""
+"""Make the parts of a trace that are known before anything is read: coordinates, attributes, sizes of arrays."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ import xarray as xr
 from fwl_lab.corpora.documents import Document, corpus_hash
 from fwl_lab.inference.plan import Plan
 from fwl_lab.models.language_model import Encoding, LanguageModel
-from fwl_lab.readers import Reader
+from fwl_lab.readers.base import Reader
 from fwl_lab.trace import schema
 from fwl_lab.trace.arrays import Array, text_array
 from fwl_lab.trace.configurations import encode_configurations
@@ -19,24 +19,24 @@ from fwl_lab.trace.provenance import provenance
 
 
 def another_model(reader: Any, model: LanguageModel) -> LanguageModel | None:
-    """The model that a reader reads with, where it is neither `model` nor its base."""
+    """Return the model that a reader reads with, or None where that is `model` or its base."""
     theirs = getattr(reader, "model", None)
     return theirs if isinstance(theirs, LanguageModel) and theirs is not model and theirs is not model.base else None
 
 
 def score_arrays(readers: int, tokens: int) -> dict[str, Array]:
-    """What is written of every reading, recorded or not."""
+    """Return the arrays that are written of every reading, with or without a recorder: scores and costs."""
     each = {schema.READER: readers}
     costs = (schema.SECONDS, schema.PEAK_BYTES, schema.FLOPS_PER_TOKEN)
     return {schema.NLL: Array(each | {schema.TOKEN: tokens}, "float64")} | {n: Array(each, "float64") for n in costs}
 
 
 def vocabulary_texts(model: LanguageModel) -> list[str]:
-    """What each of the V token ids reads as, so that alternatives have names without a tokenizer.
+    """Return the text of each of the V token ids, so that alternatives can be shown without a tokenizer.
 
-    Bytes that are no UTF-8 are U+FFFD, as `model.decode` has them; ids that the tokenizer does not know are "".
+    Bytes that are not UTF-8 become U+FFFD, as in `model.decode`; ids that the tokenizer does not know become "".
     """
-    # Behind a letter: some tokenizers drop the space that begins a text.
+    # Decode each token behind a letter: some tokenizers drop a space at the beginning of a text.
     letter = model.encode("a")[-1:]
     before = model.decode(letter)
     pairs = (model.decode(torch.cat([letter, torch.tensor([token])])) for token in range(model.vocab_size))
@@ -50,7 +50,20 @@ def make_skeleton(
     plan: Plan | None,
     vocabulary: Sequence[str] | None = None,
 ) -> xr.Dataset:
-    """All of a trace that is known before anything is read; `vocabulary` is what each token id reads as."""
+    """Return a dataset with the coordinates of a trace, and no variables.
+
+    Parameters
+    ----------
+    documents : sequence of Document
+    encodings : sequence of Encoding
+        Tokens of each document.
+    readers : mapping from name to Reader
+        In the order of the trace's rows.
+    plan : Plan or None
+        Gives the grid of updates and the parameters, where any adapt.
+    vocabulary : sequence of V str, optional
+        Text of each token id; needed where alternatives are recorded.
+    """
     lengths = [len(encoding.ids) for encoding in encodings]
     coords = {
         schema.READER: (schema.READER, text_array(readers)),
@@ -79,7 +92,20 @@ def attributes(
     carry: bool,
     max_tokens: int | None,
 ) -> dict[str, str | int]:
-    """A trace's attributes: whose reading this is, and how it came about."""
+    """Return a trace's attributes: model, corpus, readers' configurations, settings and provenance.
+
+    Parameters
+    ----------
+    model : LanguageModel
+        Its tokenizer encoded the documents.
+    documents : sequence of Document
+        Their whole texts, for the hash of the corpus.
+    readers : mapping from name to Reader
+    carry : bool
+        Whether fast weights are carried from one document to the next.
+    max_tokens : int or None
+        Limit of tokens read of each document; None is stored as 0.
+    """
     others = {name: another_model(reader, model) for name, reader in readers.items()}
     hashes = {name: other.weight_hash() for name, other in others.items() if other is not None}
     own = (model.weight_hash(), model.base.weight_hash()) if hashes else ()

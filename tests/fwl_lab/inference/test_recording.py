@@ -176,7 +176,7 @@ def test_steps_have_a_norm_and_a_direction() -> None:
 def test_the_trace_is_the_same_in_memory_on_disk_and_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fwl_lab.inference.plan.ANCHOR", 30)
     monkeypatch.setattr("fwl_lab.trace.arrays.BLOCK", 16)  # blocks that end inside chunks
-    monkeypatch.setattr("fwl_lab.inference.read_loop.CALL", 25)
+    monkeypatch.setattr("fwl_lab.inference.read_loop.TOKENS_PER_CALL", 25)
     model = make(RULES["decay"])
     readers: dict[str, Reader] = {name: READERS[name](model) for name in ("base", "fwl", "sgd")}
     record = Recorder(snapshots_every=24)

@@ -100,7 +100,7 @@ def test_a_token_keeps_the_space_that_a_tokenizer_drops_where_a_text_begins() ->
 
 def test_no_score_depends_on_the_call_s_length(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = score(model, DOCUMENTS[:1], readers_of(model, "base", "fwl"), progress=False)
-    monkeypatch.setattr("fwl_lab.inference.read_loop.CALL", 7)
+    monkeypatch.setattr("fwl_lab.inference.read_loop.TOKENS_PER_CALL", 7)
     cut = score(model, DOCUMENTS[:1], readers_of(model, "base", "fwl"), progress=False)
     np.testing.assert_allclose(cut["nll"], whole["nll"], rtol=0, atol=1e-4)  # float32
 
@@ -265,7 +265,7 @@ def test_a_document_of_traps_survives_the_disk_and_shows_as_text(model: Language
 def test_a_reading_that_is_stopped_keeps_its_complete_blocks(
     model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: bool
 ) -> None:
-    monkeypatch.setattr(read_loop, "CALL", 8)
+    monkeypatch.setattr(read_loop, "TOKENS_PER_CALL", 8)
     path = tmp_path / "trace.zarr" if folder else None
     names, told = ("base", "fwl"), []
 
