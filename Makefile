@@ -6,6 +6,8 @@ LOCK   := requirements.lock
 # Written last, so that an installation cut short is taken up again.
 STAMP  := $(VENV)/.installed
 BIN    := $(VENV)/bin/python
+# Only linting needs what npm installs.
+NODE_STAMP := node_modules/.installed
 REPORT := $(BIN) -m widgets.report
 # What the README's figures are made of; what is given after it counts.
 MANY   := -p documents 40 -p max_tokens 16384 -p rms True -p certified 512
@@ -16,7 +18,7 @@ unexport JUPYTER_PATH
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo lab evaluate wikitext evidence long train tune bench test test-slow test-browser check format clean
+.PHONY: help demo lab evaluate wikitext evidence long train tune bench test test-slow test-browser lint-js test-js check format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -60,6 +62,12 @@ test-slow: $(STAMP)  ## the tests that take seconds to a minute each: five minut
 test-browser: $(STAMP)  ## the views in JupyterLab and headless Chromium; pictures and budgets in runs/browser
 	OMP_NUM_THREADS=1 $(BIN) -m pytest tests/browser -m browser $(PYTEST)
 
+lint-js: $(NODE_STAMP)  ## ESLint on the browser's side (needs node)
+	npx --no-install eslint --max-warnings 0 .
+
+test-js:  ## the browser's pure functions, in node alone: no browser, nothing installed
+	node --test tests/js/*.test.js
+
 check: $(STAMP)  ## linter, formatter, types, core tests: the first part of .ci/run
 	$(BIN) -m ruff check .
 	$(BIN) -m ruff format --check .
@@ -84,4 +92,9 @@ $(BIN):
 $(STAMP): $(BIN) $(LOCK) pyproject.toml
 	$(BIN) -m pip install --disable-pip-version-check --requirement $(LOCK)
 	$(BIN) -m pip install --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# Scripts of packages are not run. The lock file names no registry, so that any mirror serves.
+$(NODE_STAMP): package.json package-lock.json
+	npm ci --ignore-scripts --no-audit --no-fund
 	@touch $@

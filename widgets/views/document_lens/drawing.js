@@ -49,7 +49,7 @@ const fromGround = (share) =>
   blend(channels(palette().ground), magnitude(clamp(share, 0, 1)), Math.min(1, 0.06 + 1.9 * clamp(share, 0, 1)));
 
 /** A quantile of what a function gives for the loaded tokens, by a sample of them. */
-function quantile(count, value, share) {
+export function quantile(count, value, share) {
   const step = Math.max(1, Math.floor(count / 20000));
   const sample = Float64Array.from({ length: Math.floor(count / step) }, (_, i) => value(i * step)).filter(Number.isFinite).sort();
   return sample.length ? sample[Math.floor(share * (sample.length - 1))] : 0;

@@ -5,7 +5,7 @@ import { dequantise, unpack, unpackTexts } from "../../core/js/packing.js";
 
 const TAB = 4;
 // Offsets of lines that hold no text: the space before a document, and its name.
-const GAP = 65534;
+export const GAP = 65534;
 export const TITLE = 65535;
 const WIDE = /^(?:[\u1100-\u115f\u2e80-\u303e\u3041-\u4dbf\u4e00-\u9fff\ua000-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6]|\p{Emoji_Presentation}|\p{Emoji}\u{fe0f}|[\u{20000}-\u{3fffd}])/u;
 const PLAIN = /^[\x20-\x7e]*$/;
@@ -31,7 +31,7 @@ function cellsOf(text) {
 }
 
 /** A distinct text, with what wrapping asks about it. */
-function parse(text) {
+export function parse(text) {
   const plain = PLAIN.test(text) && !/^ *$/.test(text);
   const cells = plain ? null : cellsOf(text);
   return {
@@ -98,9 +98,9 @@ export class Lines {
   /** A token with breaks or tabs in it, or one that is wider than a line. */
   pieceByPiece(t, { cells, text }) {
     (cells ?? [...text]).forEach((cell, i, all) => {
-      const width = cell.kind === "tab" ? TAB - (this.column % TAB) : cell.columns ?? 1;
-      if (this.column + width > this.columns && this.column > 0 && cell.kind !== "break") this.push(t, i); // its mark may hang out
-      this.column += width;
+      const width = () => (cell.kind === "tab" ? TAB - (this.column % TAB) : cell.columns ?? 1);
+      if (this.column + width() > this.columns && this.column > 0 && cell.kind !== "break") this.push(t, i); // its mark may hang out
+      this.column += width();
       if (cell.kind !== "break") return;
       if (i + 1 < all.length) this.push(t, i + 1);
       else this.open = true; // the next token, if its document goes on, opens a line

@@ -8,7 +8,7 @@ import { indexBelow } from "./layout.js";
 const percent = (logProb) => { const p = 100 * Math.exp(logProb); return p >= 0.05 ? `${p.toFixed(p < 9.95 ? 1 : 0)} %` : "<0.1 %"; };
 
 /** What was expected by one reader: [{id, place, logProb}], the label last where it was not among the likeliest. */
-function expected({ ids, log_probs: logProbs, nll, rank }, label) {
+export function expected({ ids, log_probs: logProbs, nll, rank }, label) {
   if (ids === undefined) return null;
   const rows = ids.map((id, place) => ({ id, place, logProb: logProbs[place] }));
   if (!ids.includes(label)) rows.push({ id: label, place: rank ?? null, logProb: nll === null ? NaN : -nll });

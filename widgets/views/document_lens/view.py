@@ -1,4 +1,4 @@
-"""DocumentLens: the text that was read, token by token, in the colours of what readers made of it."""
+"""DocumentLens: the text that was read, token by token, coloured by gain, NLL or rank."""
 
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -9,7 +9,8 @@ import numpy as np
 import traitlets
 import xarray as xr
 
-from fwl_lab.trace import schema as schema
+from fwl_lab.trace import schema
+from fwl_lab.trace.lookup import reader_names
 from widgets.core.assets import source, style
 from widgets.core.packing import pack, pack_texts, quantise
 from widgets.core.selection import Selection, require_tokens
@@ -17,30 +18,30 @@ from widgets.core.view import View, reader_styles
 from widgets.core.wire import Answer
 from widgets.display.document import document_html, visible
 
-#: Bytes of figures in the first message, and in each that follows; texts come on top.
+#: Bytes of scores in the first message, and in each that follows; texts come on top.
 PAGE_BYTES: Final = 1_250_000
 #: Coarser steps than this, in nats, would show in the second decimal: then scores travel as float32.
 COARSEST: Final = 0.004
 #: Tokens whose alternatives and receipts a saved page takes along first, those of the largest gain or harm.
 WANTED: Final = 500
-#: Tokens of which alternatives are read at once.
-_BLOCK: Final = 256
-#: Tokens of the still picture, and how many of them come before the selected one.
-_STILL: Final = 240
-_BEFORE: Final = 100
-#: Of a receipt as a whole.
-_WHOLE: Final = {"gain": schema.RECEIPT_GAIN, "gross": schema.RECEIPT_GROSS}
+#: Tokens of which alternatives and receipts are read at once.
+_BLOCK_TOKENS: Final = 256
+#: Tokens of the still picture, and the number of them before the selected one.
+_PICTURE_TOKENS: Final = 240
+_PICTURE_BEFORE: Final = 100
+#: Sums of a receipt, by their names in an answer.
+_RECEIPT_SUMS: Final = {"gain": schema.RECEIPT_GAIN, "gross": schema.RECEIPT_GROSS}
 
 MEASURES: Final = ("gain", "nll", "rank")
 
 
 class DocumentLens(View):
-    """All documents of a trace as text, coloured by what a reader made of each token.
+    """All documents of a trace as text, coloured by the scores of a reader.
 
     Parameters
     ----------
     trace : Dataset
-        What it lacks (alternatives, ranks, receipts) is said where it would be shown.
+        Where it lacks alternatives, ranks or receipts, the view says so in their place.
     selection : Selection, optional
         Shared with other views; its reader is compared with its baseline, any two readers.
     measure : "gain", "nll" or "rank"
@@ -68,7 +69,7 @@ class DocumentLens(View):
         if lines < 4:
             raise ValueError(f"lines is {lines}; expected at least 4 lines of text")
         require_tokens(trace)
-        readers = [str(name) for name in trace[schema.READER].values]
+        readers = reader_names(trace)
         self._pages = _Pages(trace)
         content, (data,) = self._pages.page(0)
         bad = ~np.isfinite(self._pages.nll)
@@ -90,6 +91,7 @@ class DocumentLens(View):
         super().__init__(trace, selection=selection, head=head, data=data, measure=start)
 
     def answer(self, question: Mapping[str, Any]) -> Answer:
+        """Answer "page" (scores and texts), "ranks" (of one reader) and "token" (all that is known of one)."""
         match question.get("kind"):
             case "page":
                 return self._pages.page(int(question["page"]))
@@ -100,7 +102,7 @@ class DocumentLens(View):
         raise ValueError(f"DocumentLens knows no answer to {question.get('kind')!r}")
 
     def foreseen(self) -> Iterable[dict[str, Any]]:
-        """The selected token, the text, those of the largest |gain|; then ranks, and the other tokens as they read."""
+        """Yield the selected token, the text, tokens of the largest |gain|; then ranks, and the other tokens."""
         assert self.trace is not None and self.selection is not None
         more = self.head["alternatives"] or self.head["receipts"]  # than scores, which are in the pages
         if more:
@@ -118,15 +120,15 @@ class DocumentLens(View):
         yield from ({"kind": "token", "token": token} for token in range(more * nll.shape[1]) if token not in told)
 
     def fallback_html(self) -> str:
-        """The text around the selected token, coloured by gain; plain where there is no gain to show."""
+        """Return the text around the selected token, coloured by gain; plain where there is no gain to show."""
         assert self.trace is not None and self.selection is not None
         document = self.trace[schema.DOCUMENT].values
         token, reader, baseline = self.selection.token, self.selection.reader, self.selection.baseline
         inside = np.flatnonzero(document == document[token])
-        first = int(max(inside[0], token - _BEFORE))
-        piece = self.trace.isel({schema.TOKEN: slice(first, min(first + _STILL, int(inside[-1]) + 1))})
+        first = int(max(inside[0], token - _PICTURE_BEFORE))
+        piece = self.trace.isel({schema.TOKEN: slice(first, min(first + _PICTURE_TOKENS, int(inside[-1]) + 1))})
         if reader != baseline and np.isfinite(piece[schema.NLL].values).all():
-            stretch = {"start": first - int(inside[0]), "max_tokens": _STILL}
+            stretch = {"start": first - int(inside[0]), "max_tokens": _PICTURE_TOKENS}
             return document_html(
                 self.trace, reader=reader, baseline=baseline, document=int(document[token]), **stretch
             ).html
@@ -134,13 +136,14 @@ class DocumentLens(View):
         return f'<pre style="white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate">{text}</pre>'
 
     def close(self) -> None:
+        """Close the view, and let go of the trace and of the answers kept."""
         super().close()
         # The cache holds the view; closing twice is allowed.
         self.__dict__.pop("_block", None)
         self.__dict__.pop("_pages", None)
 
     def _ranks(self, reader: str) -> Answer:
-        """Of every token, how many others a reader expected more; −1: not recorded."""
+        """Return of every token the number of others that a reader expected more; −1: not recorded."""
         assert self.trace is not None
         if schema.LABEL_RANK not in self.trace:
             raise ValueError("ranks were not recorded: score(..., record=Recorder(top=10))")
@@ -149,10 +152,10 @@ class DocumentLens(View):
         return {"columns": layout}, [data]
 
     def _token(self, token: int) -> dict[str, Any]:
-        """What every reader made of one token: exact scores, what it expected instead, and who paid."""
+        """Return each reader's exact score of one token, and its rank, alternatives and receipt as far as recorded."""
         if not 0 <= token < len(self._pages.ids):
             raise ValueError(f"token is {token}; expected 0 to {len(self._pages.ids) - 1}, this trace's tokens")
-        block, at = self._block(token // _BLOCK), token % _BLOCK
+        block, at = self._block(token // _BLOCK_TOKENS), token % _BLOCK_TOKENS
         names = list(self.head["readers"])
         label = int(self._pages.ids[token])
         found: dict[str, Any] = {"token": token, "label": label, "readers": {}}
@@ -172,20 +175,20 @@ class DocumentLens(View):
                 if there.any():
                     one["sources"] = block[schema.RECEIPT_SOURCE][row, at][there].tolist()
                     one["shares"] = [round(x, 5) for x in block[schema.RECEIPT_SHARE][row, at][there].tolist()]
-                    one |= {what: float(block[name][row, at]) for what, name in _WHOLE.items() if name in block}
+                    one |= {what: float(block[name][row, at]) for what, name in _RECEIPT_SUMS.items() if name in block}
         return found | {"texts": {str(index): self._pages.text_of(index) for index in sorted(seen)}}
 
     def _read_block(self, block: int) -> dict[str, np.ndarray]:
-        """What is recorded of neighbouring tokens, (reader, token, ...) each."""
+        """Return the recorded arrays of neighbouring tokens, (reader, token, ...) each."""
         assert self.trace is not None
-        piece = self.trace.isel({schema.TOKEN: slice(block * _BLOCK, (block + 1) * _BLOCK)})
-        receipts = (schema.RECEIPT_SOURCE, schema.RECEIPT_SHARE, *_WHOLE.values())
+        piece = self.trace.isel({schema.TOKEN: slice(block * _BLOCK_TOKENS, (block + 1) * _BLOCK_TOKENS)})
+        receipts = (schema.RECEIPT_SOURCE, schema.RECEIPT_SHARE, *_RECEIPT_SUMS.values())
         recorded = (schema.LABEL_RANK, schema.TOP_ID, schema.TOP_LOG_PROB, *receipts)
         return {name: piece[name].values for name in recorded if name in piece}
 
 
 class _Pages:
-    """A trace's texts and scores, in pieces: tokens as numbers of texts, each text in the first piece that needs it."""
+    """Texts and scores of a trace in pieces: a token is the number of a text, which is in the first piece with it."""
 
     def __init__(self, trace: xr.Dataset) -> None:
         self.nll = trace[schema.NLL].transpose(schema.READER, schema.TOKEN).values
@@ -207,7 +210,7 @@ class _Pages:
         self._new = [slice(*pair) for pair in pairwise(known)]
 
     def page(self, index: int) -> Answer:
-        """Scores and texts of one piece, and the texts that no piece before it had."""
+        """Return the scores of one piece, and the texts that no piece before it had."""
         if not 0 <= index < len(self.starts):
             raise ValueError(f"page is {index}; expected 0 to {len(self.starts) - 1}")
         tokens = self._tokens[index]
@@ -222,7 +225,7 @@ class _Pages:
         return {"columns": layout, "scales": scales, "first": tokens.start}, [data]
 
     def text_of(self, token_id: int) -> str:
-        """What a token id reads as; one that is nowhere said is its number."""
+        """Return the text of a token id; its number where the trace does not hold it."""
         if self._vocabulary is not None:
             return str(self._vocabulary[token_id])
         if self._seen is None:
@@ -231,6 +234,6 @@ class _Pages:
 
     @staticmethod
     def _coarse(nll: np.ndarray) -> np.ndarray:
-        """(readers,) bool, of which 16 bits would not tell hundredths."""
+        """Return of which readers 16 bits would not show hundredths of a nat, (readers,) bool."""
         finite = np.where(np.isfinite(nll), nll, 0.0)
         return np.asarray((finite.max(1) - finite.min(1)) / 65534 > COARSEST)

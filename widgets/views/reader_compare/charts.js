@@ -83,7 +83,7 @@ export function reach(values) {
 }
 
 /** Where labels go that want to be at given heights, none on another. */
-function apart(wanted, gap, low, high) {
+export function apart(wanted, gap, low, high) {
   const order = wanted.map((at, i) => [at, i]).sort((a, b) => a[0] - b[0]);
   const places = [];
   let last = low - gap;

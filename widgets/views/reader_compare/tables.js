@@ -9,7 +9,7 @@ const BADGE_MARKS = { passed: "✓", failed: "✗", absent: "○" };
 const SETTINGS_SHOWN = 5;
 
 /** What the intervals are of, and how far to trust them. */
-function methodWords({ resampled, level }, documents) {
+export function methodWords({ resampled, level }, documents) {
   const few = resampled === "documents" && documents < 10 ? ` (only ${documents}: too narrow)` : "";
   const own = resampled === "documents" ? "" : ": they speak of this document only";
   return `${Math.round(100 * level)} % intervals, paired bootstrap over ${resampled}${few}${own}`;

@@ -11,7 +11,7 @@ import { settled } from "../../core/js/timing.js";
 const RECEIPT_TABS = [["sources", "Sources"], ["distance", "By distance"], ["document", "All receipts"]];
 
 /** Words of a receipt for the line that is read out. */
-function receiptWords(receipt, styles, reader) {
+export function receiptWords(receipt, styles, reader) {
   const [first] = receipt.sources;
   const strongest = first ? `; strongest source ${printable(first.text)}, ${whole(first.distance)} earlier, ${signed(first.share)}` : "";
   return `${printable(receipt.text)} at ${whole(receipt.position)}: ${styles[reader].label} gained ${signed(receipt.gain)} nat over θ₀, `

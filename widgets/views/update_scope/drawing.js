@@ -12,7 +12,7 @@ const BAD_CELL = [214, 39, 140]; // not finite: a colour that neither scale has
 const CODES = 127;
 
 /** Colour of a share of the limit: −1..1 signed, else 0..1. */
-function deltaColour(share, signs, dark = isDark()) {
+export function deltaColour(share, signs, dark = isDark()) {
   if (!signs) return magnitude(Math.abs(share), dark);
   const stops = SCALES[dark ? "dark" : "light"];
   const at = ((clamp(share, -1, 1) + 1) / 2) * (stops.length - 1);
@@ -20,7 +20,7 @@ function deltaColour(share, signs, dark = isDark()) {
   return blend(channels(stops[low]), channels(stops[low + 1]), at - low);
 }
 
-/** Value of each code of `widgets.tiles.squeeze`, at index code + 128. */
+/** Value of each code of `widgets.views.update_scope.tiles.squeeze`, at index code + 128. */
 export const codeValues = (size) => Float32Array.from({ length: 256 }, (_, i) => (i === 0 ? NaN : Math.sign(i - 128) * ((i - 128) / CODES) ** 2 * size));
 
 /** Cells as a picture of one pixel each; `valueOf` by index. */
@@ -37,7 +37,7 @@ function cellPicture(canvas, [rows, columns], colourAt) {
 
 /** A pixel as canvases hold it: bytes r, g, b, a. */
 const pixel = ([r, g, b]) => ((255 << 24) | (Math.round(b) << 16) | (Math.round(g) << 8) | Math.round(r)) >>> 0;
-const valuePixel = (value, limit, signs, dark) => pixel(Number.isFinite(value) ? deltaColour(limit ? value / limit : 0, signs, dark) : BAD_CELL);
+export const valuePixel = (value, limit, signs, dark) => pixel(Number.isFinite(value) ? deltaColour(limit ? value / limit : 0, signs, dark) : BAD_CELL);
 
 /** Draw a tile (codes) or a piece of exact values into `canvas`. */
 export function paintCells(canvas, cells, limit, signs) {
@@ -113,7 +113,7 @@ const CROWD = 8; // of more lines than this only the selected one has a colour
 const lineColour = (line, selected, crowded) => (!crowded ? line.colour : line.name === selected ? palette().accent : palette().muted);
 
 /** The points of a line, cut where a norm is not finite. */
-function finiteRuns({ x, y }) {
+export function finiteRuns({ x, y }) {
   const runs = [[]];
   x.forEach((at, i) => { if (Number.isFinite(y[i])) runs[runs.length - 1].push([at, y[i]]); else runs.push([]); });
   return runs.filter((run) => run.length);

@@ -75,7 +75,7 @@ export class Norms {
 }
 
 /** How many of rising numbers are below one. */
-function below(numbers, value) {
+export function below(numbers, value) {
   let low = 0, high = numbers.length;
   while (low < high) {
     const middle = (low + high) >> 1;
@@ -133,7 +133,7 @@ export function deltaWords(tile, spectrum, slow, pinned) {
 }
 
 /** How few entries of a vector hold half of its squared norm. */
-function concentration(values) {
+export function concentration(values) {
   const squares = Float64Array.from(values, (value) => value * value).sort().reverse();
   const half = squares.reduce((a, b) => a + b, 0) / 2;
   let sum = 0, count = 0;
