@@ -1,10 +1,16 @@
-"""Devices that a model can be read on."""
+"""Choose among the devices that a model can be read on."""
 
 import torch
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
-    """ "auto" is a GPU where there is one. Raises ValueError for a device that is not there."""
+    """Return a device by name; "auto" is a GPU where there is one.
+
+    Raises
+    ------
+    ValueError
+        There is no such device here.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -17,6 +23,6 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def available_devices() -> list[str]:
-    """Devices that a model can be moved to here, "cpu" first."""
+    """Return the names of the devices that a model can be moved to here, "cpu" first."""
     found = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     return [*found, "mps"] if torch.backends.mps.is_available() else found

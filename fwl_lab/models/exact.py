@@ -1,9 +1,9 @@
-"""Norm and rotary modules of Hugging Face models, without the roundings that exact reading cannot bear.
+"""Replace norm and rotary modules of Hugging Face models by ones that round less.
 
-The library's own modules compute RMSNorm and rotary angles in float32 whatever the dtype of the model. In float64
-that turns differences of 1e-16 (another batch, another cut) into 1e-7, and at position 1,000,000 an angle is off
-by 0.03 rad. These compute in the dtype of the input or float32, whichever is wider, and angles in float64. In
-float32 the norm is bitwise the library's.
+Hugging Face computes RMSNorm and rotary angles in float32 whatever the dtype of the model. In float64 that turns
+differences of 1e-16 (another batch, another cut into calls) into 1e-7, and at position 1,000,000 an angle is off by
+0.03 rad. The replacements compute in the dtype of the input or float32, whichever is wider, and angles in float64.
+In float32 the norm is bitwise that of Hugging Face.
 """
 
 from torch import nn
@@ -13,7 +13,7 @@ from fwl_lab.ops.rotary import STATIC_ROTARY, RotaryEmbedding
 
 
 def make_exact(network: nn.Module) -> None:
-    """Replace the norm and rotary modules of a Hugging Face body in place; the weights are the same tensors.
+    """Replace the norm and rotary modules of a Hugging Face model in place; the weights are the same tensors.
 
     Raises
     ------

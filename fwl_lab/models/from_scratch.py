@@ -1,4 +1,4 @@
-"""A small language model and its tokenizer, made new from documents."""
+"""Make a small, untrained language model and its tokenizer from documents."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ END_OF_TEXT = "<|endoftext|>"
 
 
 def train_tokenizer(documents: Sequence[Document], vocab_size: int = 4096) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer (Sennrich et al. 2016) of `vocab_size` tokens; any text survives a round trip."""
+    """Train a byte-level BPE tokenizer (Sennrich et al. 2016) of `vocab_size` tokens; it encodes any text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -37,11 +37,26 @@ def new_model(
     window: int = 512,
     seed: int = 0,
 ) -> LanguageModel:
-    """An untrained rotary, sliding-window causal LM (Mistral architecture) with a tokenizer trained on `documents`.
+    """Make an untrained causal LM with rotary positions and a sliding window (Mistral), and train its tokenizer.
 
     Heads are 64 wide, two queries share a key, the feed-forward part is 3 · hidden_size wide, and input and output
-    embeddings are tied. The defaults give 5.8 M parameters. `model.token_counts` holds how often each token occurs
-    in `documents`, (V,) int64.
+    embeddings are tied. The defaults give 5.8 M parameters.
+
+    Parameters
+    ----------
+    documents : sequence of Document
+        For the tokenizer, and for `token_counts` of the result.
+    vocab_size, hidden_size, layers : int
+        Tokens V; width D, 64 or a multiple of 128; transformer layers.
+    window : int
+        Past positions that each layer sees.
+    seed : int
+        Seed of the random weights; sets torch's global generator.
+
+    Raises
+    ------
+    ValueError
+        A width that 64-wide heads do not divide, or a vocabulary smaller than the tokenizer's.
     """
     heads = hidden_size // 64
     if hidden_size % 64 or not (heads == 1 or heads % 2 == 0):

@@ -4,7 +4,9 @@ Symbols: B rows, T tokens, D width of the residual stream, V vocabulary.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,9 @@ from fwl_lab.models.saving import BLOCK, WINDOW_NAME, save_model
 from fwl_lab.models.tuned_rule import GradientStatistics, TunedRule
 from fwl_lab.ops.cross_entropy import token_nll
 from fwl_lab.ops.norms import Normalisation, RMSNorm
+
+# Inputs of final norms during a call of a body, of this thread only: threads may read one network at the same time.
+_captured: ContextVar[list[Tensor] | None] = ContextVar("captured", default=None)
 
 
 class LanguageModel(nn.Module):
@@ -74,6 +79,7 @@ class LanguageModel(nn.Module):
         expected = anatomy.first_logits(network)
         make_exact(network)
         network.set_attn_implementation("sdpa")
+        _watch(anatomy.final_norm(network))
         self.network = network
         self.tokenizer = tokenizer
         self.window = _window(network, self.rotary, window)
@@ -95,8 +101,6 @@ class LanguageModel(nn.Module):
         ids = torch.zeros(1, 1, dtype=torch.long, device=self.device)
         ours = self(ids, Context.empty(1, self.device))[0].float()
         return torch.allclose(ours, logits, rtol=0, atol=0.02 * float(logits.abs().max()), equal_nan=True)
-
-    # -- the parts ------------------------------------------------------------------------------------------------
 
     @property
     def base(self) -> "LanguageModel":
@@ -189,8 +193,6 @@ class LanguageModel(nn.Module):
         """Token that a fresh reader has read: BOS, or the end-of-text token, or (a model with neither) token 0."""
         return encoding.start_token(self.tokenizer, self.network.config, self.vocab_size)
 
-    # -- text -----------------------------------------------------------------------------------------------------
-
     def encode(self, text: str) -> Tensor:
         """Return the token ids (T,) of a text; no special token is added, and none is recognised inside the text."""
         return encoding.encode(self.tokenizer, text).ids
@@ -206,8 +208,6 @@ class LanguageModel(nn.Module):
     def decode(self, ids: Tensor | np.ndarray) -> str:
         """Return the text of token ids (T,)."""
         return encoding.decode(self.tokenizer, ids)
-
-    # -- reading --------------------------------------------------------------------------------------------------
 
     def read(self, ids: Tensor, context: Context, valid: Tensor | None = None) -> tuple[Tensor, Context]:
         """Return the residual stream (B, T, D) before the final norm at the next tokens (B, T); see `read_body`."""
@@ -285,6 +285,28 @@ class LanguageModel(nn.Module):
     def save(self, folder: str | Path, *, dtype: torch.dtype | None = None, block: str = BLOCK) -> None:
         """Write the model, its block and its base to a folder; see `fwl_lab.models.saving.save_model`."""
         save_model(self, folder, dtype=dtype, block=block)
+
+
+def _watch(norm: nn.Module) -> None:
+    """Let a norm hand its inputs to :func:`_capturing`, for good, so that reading changes no module."""
+    if _capture not in norm._forward_pre_hooks.values():
+        norm.register_forward_pre_hook(_capture)
+
+
+def _capture(_norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    if (found := _captured.get()) is not None:
+        found.append(inputs[0])
+
+
+@contextmanager
+def _capturing() -> Iterator[list[Tensor]]:
+    """Collect the inputs of final norms that this thread calls."""
+    found: list[Tensor] = []
+    token = _captured.set(found)
+    try:
+        yield found
+    finally:
+        _captured.reset(token)
 
 
 def _window(network: PreTrainedModel, rotary: bool, window: int | None) -> int:

@@ -1,0 +1,95 @@
+"""Find the parts of a Hugging Face causal language model: layers, final norm, unembedding, kind of positions.
+
+Only here does the library rely on the names that Hugging Face gives to parts. Supported are GPT-2 and the Llama,
+Mistral and Qwen families, and others whose parts have the same names and compute the same.
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+FINAL_NORMS = ("norm", "ln_f")  # in the Llama, Mistral and Qwen families, and in GPT-2
+ROTARY, ABSOLUTE = "rotary_emb", "wpe"  # modules that make positions known
+
+
+def layers(network: PreTrainedModel) -> nn.ModuleList:
+    """Return the transformer layers of the body, first to last.
+
+    Raises
+    ------
+    ValueError
+        The body has no list of layers.
+    """
+    lists = [child for child in network.base_model.children() if isinstance(child, nn.ModuleList)]
+    if not lists:
+        raise unsupported(network)
+    return max(lists, key=len)
+
+
+def final_norm(network: PreTrainedModel) -> nn.Module:
+    """Return the norm between the last layer and the unembedding.
+
+    Raises
+    ------
+    ValueError
+        The body has no module of a known name.
+    """
+    found = (getattr(network.base_model, name, None) for name in FINAL_NORMS)
+    norm = next((module for module in found if isinstance(module, nn.Module)), None)
+    if norm is None:
+        raise unsupported(network)
+    return norm
+
+
+def unembedding(network: PreTrainedModel) -> nn.Linear:
+    """Return the dense layer from the width to the vocabulary, whose weights may be those of the embedding."""
+    return network.get_output_embeddings()
+
+
+def has_rotary_positions(network: PreTrainedModel) -> bool:
+    """Return True for rotary positions and False for learned absolute ones.
+
+    Raises
+    ------
+    ValueError
+        The model has neither.
+    """
+    rotary = hasattr(network.base_model, ROTARY)
+    if not rotary and not hasattr(network.base_model, ABSOLUTE):
+        raise unsupported(network)
+    return rotary
+
+
+def attention_width(network: PreTrainedModel) -> int:
+    """Return the width of a query in all layers together: layers · heads · head width."""
+    config = network.config
+    heads = config.num_attention_heads
+    head_width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return int(config.num_hidden_layers * heads * head_width)
+
+
+def body_matrix_size(network: PreTrainedModel) -> int:
+    """Return how many numbers the body's matrices hold, embeddings not counted."""
+    return sum(
+        parameter.numel()
+        for module in network.base_model.modules()
+        if not isinstance(module, nn.Embedding)
+        for parameter in module.parameters(recurse=False)
+        if parameter.ndim == 2
+    )
+
+
+@torch.no_grad()
+def first_logits(network: PreTrainedModel) -> Tensor:
+    """Return the network's own logits (1, 1, V) after token 0, float32, to compare its parts with."""
+    ids = torch.zeros(1, 1, dtype=torch.long, device=unembedding(network).weight.device)
+    return network(input_ids=ids, use_cache=False).logits.float()
+
+
+def unsupported(network: PreTrainedModel) -> ValueError:
+    """Make the error that says which models can be taken apart."""
+    return ValueError(
+        f"{type(network).__name__} is not a model this library can take apart: expected a final norm named "
+        f"{' or '.join(FINAL_NORMS)} and rotary or learned absolute positions, and no other "
+        "arithmetic around them (GPT-2, Llama, Mistral, Qwen)."
+    )
