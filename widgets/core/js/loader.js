@@ -1,4 +1,4 @@
-// A view's module is imported once a page, however often a cell makes the view: a browser never lets go of a module.
+// Import a view's module once a page, however often a cell makes the view: browsers never free a module.
 const modules = (globalThis.fwlLabModules ??= new Map());
 
 function load(code) {

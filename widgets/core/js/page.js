@@ -1,11 +1,11 @@
-// A saved page: stands in for the kernel and for JupyterLab's models, so that views run as they are.
+// A saved page: models and answers in place of the kernel and of JupyterLab's models, so that views run unchanged.
 
 const revive = (key, value) =>
   value !== null && typeof value === "object" && typeof value.base64 === "string"
     ? new DataView(Uint8Array.from(atob(value.base64), (c) => c.charCodeAt(0)).buffer)
     : value;
 
-/** A question as text, whatever the order of its fields; `widgets.page.question_key` makes the same. */
+/** Return a question as text, whatever the order of its fields; `widgets.core.wire.question_key` makes the same. */
 const questionKey = ({ id, ...question }) =>
   `{${Object.keys(question).sort().map((name) => `${JSON.stringify(name)}:${JSON.stringify(question[name])}`).join(",")}}`;
 

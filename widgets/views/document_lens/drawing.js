@@ -1,10 +1,13 @@
-// What a document looks like: colours of a measure, rows of text, the map of the whole, the panel of one token.
+// DocumentLens's drawing: measures and their colours, the pieces of a line, the map of the whole trace.
 
 import { h } from "../../core/js/elements.js";
 import { clamp, fixed, signed, whole } from "../../core/js/format.js";
 import { blend, channels, css, diverging, inkOn, magnitude, palette } from "../../core/js/theme.js";
 
-/** A measure of the selected reader: its value of a token, its place on a colour scale, and what the legend says. */
+/**
+ * Return a measure (gain, nll or rank) of the selected reader: value by token, share of its colour scale, texts of its
+ * legend; null where ranks have not arrived.
+ */
 export function measureOf(name, { pages, ranks, reader, baseline, head }) {
   const own = pages.nll[reader], other = pages.nll[baseline];
   const label = (key) => head.readers[key].label;
@@ -33,7 +36,7 @@ export function measureOf(name, { pages, ranks, reader, baseline, head }) {
   };
 }
 
-/** Mean of a measure from one token to before another; asked for at every step of a scroll, so it is kept. */
+/** Return the mean of a measure from one token to before another; kept, since every step of a scroll asks for it. */
 export function meanOf(measure, from, to) {
   measure.means ??= new Map();
   if (!measure.means.has(from)) {
@@ -44,27 +47,28 @@ export function meanOf(measure, from, to) {
   return measure.means.get(from);
 }
 
-/** cividis that grows out of the page's ground, so that what was expected stays quiet. */
+/** Return cividis faded into the page's ground near 0, so that tokens that were expected do not stand out. */
 const fromGround = (share) =>
   blend(channels(palette().ground), magnitude(clamp(share, 0, 1)), Math.min(1, 0.06 + 1.9 * clamp(share, 0, 1)));
 
-/** A quantile of what a function gives for the loaded tokens, by a sample of them. */
+/** Return a quantile of a function of the first `count` tokens, estimated from at most 40,000 of them. */
 export function quantile(count, value, share) {
   const step = Math.max(1, Math.floor(count / 20000));
   const sample = Float64Array.from({ length: Math.floor(count / step) }, (_, i) => value(i * step)).filter(Number.isFinite).sort();
   return sample.length ? sample[Math.floor(share * (sample.length - 1))] : 0;
 }
 
-/** 256 grounds and inks of a measure, in the colours of the theme. */
+/** Return 256 [ground, ink] pairs along a measure's scale, in the colours of the theme. */
 export function paints(measure) {
   return Array.from({ length: 256 }, (_, i) => {
     const rgb = measure.colour(measure.low + ((1 - measure.low) * i) / 255);
     return [css(rgb), measure.low < 0 ? palette().ink : inkOn(rgb)];
   });
 }
+/** Return the [ground, ink] of a value. */
 export const paintOf = (measure, table, x) => table[Math.round((255 * (clamp(measure.share(x), measure.low, 1) - measure.low)) / (1 - measure.low))];
 
-/** The legend of a measure: what it is, and its colours with their ends. */
+/** Make the legend of a measure: its colours with their ends. */
 export function legendOf(measure, table, odd) {
   const stops = table.filter((_, i) => i % 15 === 0).map(([ground]) => ground);
   return [
@@ -75,7 +79,7 @@ export function legendOf(measure, table, odd) {
   ].filter(Boolean);
 }
 
-/** One piece of a token on a line. */
+/** Make the element of a piece of a token on a line. */
 export function tokenSpan(pages, [t, from, to, , columns]) {
   const piece = pages.parsed[pages.codes[t]];
   const span = document.createElement("span");
@@ -93,13 +97,13 @@ export function tokenSpan(pages, [t, from, to, , columns]) {
       span.append(mark);
     }
     if (run) span.append(run);
-    span.style.width = `${columns}ch`; // whatever font a character comes from, columns are kept
+    span.style.width = `${columns}ch`; // columns are kept, whatever font a character comes from
     span.classList.add("fixed");
   }
   return span;
 }
 
-/** A picture drawn once and shown often. */
+/** Return a canvas of its own with a picture that is drawn once and shown often. */
 export function drawApart(width, height, draw) {
   const scale = devicePixelRatio || 1;
   const picture = h("canvas", { width: Math.round(width * scale), height: Math.round(height * scale) });
@@ -109,7 +113,7 @@ export function drawApart(width, height, draw) {
   return picture;
 }
 
-/** The whole trace from top to bottom: documents, means of a measure in bins, what was found. */
+/** Draw the whole trace from top to bottom: documents, means of a measure in bins, matches of the search. */
 export function drawGround(context, width, height, { bins, measure, table, tokens, loaded, starts, found }) {
   const colours = palette();
   const y = (token) => (token / Math.max(tokens, 1)) * height;
@@ -133,7 +137,7 @@ export function drawGround(context, width, height, { bins, measure, table, token
   for (const row of new Set(found.map(([t]) => Math.round(y(t))))) context.fillRect(width - 6, row, 6, 1.5);
 }
 
-/** What is seen, brushed, selected, pinned and paid for. */
+/** Draw what is in view, brushed, selected and pinned, and the sources of the selected token's gain. */
 export function drawMarks(context, width, height, { tokens, view, selected, pinned, span, sources }) {
   const colours = palette();
   const y = (token) => (token / Math.max(tokens, 1)) * height;
@@ -160,7 +164,7 @@ export function drawMarks(context, width, height, { tokens, view, selected, pinn
   context.fillRect(0, Math.round(y(selected)) - 1, width, 2);
 }
 
-/** Means of a measure over equal stretches of the whole trace, about two pixels each. */
+/** Return means of a measure over equal bins of the whole trace, of about two pixels each; NaN for empty ones. */
 export function binned(measure, tokens, loaded, height) {
   const count = clamp(Math.floor(height / 2), 1, Math.max(tokens, 1));
   const means = Array.from({ length: count }, (_, i) => {

@@ -1,4 +1,4 @@
-// DocumentLens: all documents as text in one long scroll, coloured by gain, NLL or rank; what is said of the selected token.
+// DocumentLens: all documents as text in one scroll, coloured by gain, NLL or rank, with details of the selected token.
 
 import { button, choice, h } from "../../core/js/elements.js";
 import { clamp, fixed, many, printable, signed, whole } from "../../core/js/format.js";
@@ -23,8 +23,8 @@ async function render({ model, el, signal }) {
   const { starts, documents, readers, tokens } = head;
   const pages = new Pages(head);
   if (tokens) pages.add(head, model.get("data"));
-  const ranks = new Map(); // by reader: Int32Array, or "asked", or why not
-  // What its parts look at together.
+  const ranks = new Map(); // by reader: Int32Array, "asked", or an Error
+  // State that the parts of the view share.
   const lens = { head, pages, ranks, place, starts, measure: null, paints: [], bins: NO_BINS, sources: new Map() };
   const searching = (lens.searching = new Search(lens));
   const names = Object.keys(readers);
@@ -58,7 +58,7 @@ async function render({ model, el, signal }) {
   });
   const labelled = names.map((name) => [name, readers[name].label]);
 
-  // -- what it is made of ---------------------------------------------------------------------------------------------
+  // -- elements -------------------------------------------------------------------------------------------------------
   const documentOf = (token) => indexBelow(starts, token);
   const picker = choice("document", documents.map((name, i) => [String(i), name]), "0", (i) => go(starts[i], true));
   const measures = choice("colour", MEASURE_NAMES, model.get("measure"), colourBy);
@@ -86,7 +86,7 @@ async function render({ model, el, signal }) {
   const side = h("div", { class: "fwl-side", role: "region", "aria-label": "the selected token", style: `height: ${height + 31}px` });
   view.body.append(h("div", { class: "fwl-columns" }, text, map, side));
 
-  // -- moving about ---------------------------------------------------------------------------------------------------
+  // -- moving ---------------------------------------------------------------------------------------------------------
   const pane = new TextPane(lens, scroll, showTitle);
   const walk = new Walk(lens, pane);
   const minimap = mapOf(map, lens, pane, signal);
@@ -147,14 +147,14 @@ async function render({ model, el, signal }) {
       ` at ${whole(t - starts[documentOf(t)])} · NLL [nat]: ${figures} · gain ${signed(walk.gain(t))}${ranked}`);
   }
 
-  /** Ask what the selected token is about. */
+  /** Ask for details of the selected token. */
   function drill() {
     const t = here();
     if (t === wanted) { showToken(); return; }
     wanted = t;
     const show = ({ content }) => { answer = content; showToken(); };
     if (!head.alternatives && !head.receipts) { show({ content: pages.known(t) }); return; }
-    // What was not taken along, or fails, leaves what is on the page; what is no longer selected shows nothing.
+    // Where the answer fails, or was not saved, the page shows what it knows; an answer that comes too late is dropped.
     const asked = ask({ kind: "token", token: t }).catch((error) => ({ content: { ...pages.known(t), why: error.message } }));
     showAnswer(side, asked, show, { current: () => t === here() });
   }
@@ -173,7 +173,7 @@ async function render({ model, el, signal }) {
     pane.remark();
   }
 
-  /** Take over the receipt that was computed last. */
+  /** Take over the receipt that was computed last, by any view. */
   function learn() {
     const { reader, token: at, ...paid } = place.get("receipt");
     if (reader !== undefined) computed.set(`${at} ${reader}`, paid);
@@ -239,7 +239,7 @@ async function render({ model, el, signal }) {
     if (!signal.aborted && model.get("measure") === "rank") restyle();
   }
 
-  /** The pages after the first, one after the other, while the text can already be read. */
+  /** Load the pages after the first, one after the other; what is loaded can be read meanwhile. */
   async function load() {
     for (let page = 1; page < head.pages && !signal.aborted; page += 1) {
       progress.hidden = false;
@@ -259,7 +259,7 @@ async function render({ model, el, signal }) {
     if (searching.query) find(searching.query);
   }
 
-  // -- what is done to it ---------------------------------------------------------------------------------------------
+  // -- events ---------------------------------------------------------------------------------------------------------
   scroll.addEventListener("scroll", () => { if (scroll.clientWidth) pane.kept = scroll.scrollTop; }, { passive: true });
   scroll.addEventListener("scroll", settled(() => pane.paint()), { passive: true });
   pane.long.addEventListener("click", (event) => {

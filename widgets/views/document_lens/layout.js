@@ -1,4 +1,4 @@
-// How a document becomes lines: the columns of each text, breaks, and wrapping. Arithmetic only, nothing is drawn here.
+// DocumentLens's layout: columns of each text, line breaks, wrapping, search. Arithmetic only, nothing is drawn here.
 
 import { ACTING, PART, clamp, symbol } from "../../core/js/format.js";
 import { dequantise, unpack, unpackTexts } from "../../core/js/packing.js";
@@ -11,7 +11,7 @@ const WIDE = /^(?:[\u1100-\u115f\u2e80-\u303e\u3041-\u4dbf\u4e00-\u9fff\ua000-\u
 const PLAIN = /^[\x20-\x7e]*$/;
 const segmenter = typeof Intl.Segmenter === "function" ? new Intl.Segmenter(undefined, { granularity: "grapheme" }) : null;
 
-/** What is seen as one character, as {shown, columns, kind}: kind is "", "break", "tab" or "symbol". */
+/** Split a text into what is seen as one character, {shown, columns, kind}: kind is "", "break", "tab" or "symbol". */
 function cellsOf(text) {
   const pieces = PLAIN.test(text) || !segmenter ? [...text] : Array.from(segmenter.segment(text), (part) => part.segment);
   if (text === "") return [{ shown: PART, columns: 1, kind: "symbol" }];
@@ -30,7 +30,7 @@ function cellsOf(text) {
   });
 }
 
-/** A distinct text, with what wrapping asks about it. */
+/** Return a token's text with what wrapping needs: columns, cells (null for plain text), where a line may break. */
 export function parse(text) {
   const plain = PLAIN.test(text) && !/^ *$/.test(text);
   const cells = plain ? null : cellsOf(text);
@@ -43,7 +43,7 @@ export function parse(text) {
   };
 }
 
-/** Lines of `columns` columns: line i starts at cell `offset[i]` of token `token[i]`. Tokens may arrive bit by bit. */
+/** Lines of `columns` columns: line i starts at cell `offset[i]` of token `token[i]`. More tokens may be added later. */
 export class Lines {
   constructor(parsed, codes, starts, columns) {
     Object.assign(this, { parsed, codes, starts, columns, count: 0, placed: 0, document: 0, column: 0 });
@@ -51,6 +51,7 @@ export class Lines {
     this.offset = new Uint16Array(1024);
   }
 
+  /** Begin a line at a cell of a token. */
   push(token, offset) {
     if (this.count === this.token.length) {
       const [token_, offset_] = [this.token, this.offset];
@@ -71,7 +72,7 @@ export class Lines {
     for (let t = this.placed; t < until; t += 1) {
       const piece = parsed[codes[t]];
       if (starts[this.document] === t) {
-        while (starts[this.document] === t) this.document += 1; // some may be empty
+        while (starts[this.document] === t) this.document += 1; // a document may be empty
         if (t > 0) { this.push(t, GAP); this.push(t, TITLE); }
         this.push(t, 0);
         this.closed = true;
@@ -95,19 +96,20 @@ export class Lines {
     return this;
   }
 
-  /** A token with breaks or tabs in it, or one that is wider than a line. */
+  /** Place a token with breaks or tabs in it, or one that is wider than a line. */
   pieceByPiece(t, { cells, text }) {
     (cells ?? [...text]).forEach((cell, i, all) => {
       const width = () => (cell.kind === "tab" ? TAB - (this.column % TAB) : cell.columns ?? 1);
-      if (this.column + width() > this.columns && this.column > 0 && cell.kind !== "break") this.push(t, i); // its mark may hang out
+      // The mark of a break may stand beyond the last column.
+      if (this.column + width() > this.columns && this.column > 0 && cell.kind !== "break") this.push(t, i);
       this.column += width();
       if (cell.kind !== "break") return;
       if (i + 1 < all.length) this.push(t, i + 1);
-      else this.open = true; // the next token, if its document goes on, opens a line
+      else this.open = true; // the next token of the document begins a line
     });
   }
 
-  /** Pieces of a line: [token, first cell, one past the last cell (Infinity: all), column, columns]. */
+  /** Return the pieces of a line: [token, first cell, one past the last cell (Infinity: all), column, columns]. */
   pieces(line) {
     const found = [];
     if (line < 0 || line >= this.count || this.offset[line] >= GAP) return found;
@@ -123,6 +125,7 @@ export class Lines {
     return found;
   }
 
+  /** Return the columns of a piece of a token that begins at a column. */
   width(t, from, to, column) {
     const piece = this.parsed[this.codes[t]];
     if (piece.plain) return Math.min(to, piece.text.length) - from;
@@ -131,7 +134,7 @@ export class Lines {
     return at - column;
   }
 
-  /** The line where a token begins. */
+  /** Return the line where a token begins. */
   lineOf(token) {
     let low = 0, high = this.count - 1;
     while (low < high) {
@@ -142,13 +145,13 @@ export class Lines {
     return low;
   }
 
-  /** The token at a column of a line, or the one nearest to it. */
+  /** Return the token at a column of a line, or the line's last one; null where it has none. */
   tokenAt(line, column) {
     const pieces = this.pieces(line);
     return (pieces.find(([, , , at, width]) => column < at + width) ?? pieces.at(-1))?.[0] ?? null;
   }
 
-  /** The line of text `step` lines away, over gaps and titles. */
+  /** Return the line of text `step` lines away, over gaps and titles. */
   away(line, step) {
     let at = clamp(line + step, 0, this.count - 1);
     while (at > 0 && at < this.count - 1 && this.offset[at] >= GAP) at += Math.sign(step);
@@ -156,7 +159,7 @@ export class Lines {
   }
 }
 
-/** Bytes of pages to texts, codes and scores, one page after the other. */
+/** Texts and scores of all tokens, filled page by page from bytes. */
 export class Pages {
   constructor({ tokens, readers }) {
     this.loaded = 0;
@@ -165,6 +168,7 @@ export class Pages {
     this.nll = Object.fromEntries(Object.keys(readers).map((name) => [name, new Float32Array(tokens).fill(NaN)]));
   }
 
+  /** Add the page whose first token is `first`. */
   add({ columns, scales, first }, bytes) {
     const data = unpack(columns, bytes);
     for (const text of unpackTexts(data.text, data.text_bytes)) this.parsed.push(parse(text));
@@ -178,14 +182,14 @@ export class Pages {
 
   text(token) { return token < this.loaded ? this.parsed[this.codes[token]].text : "…"; }
 
-  /** What a kernel would say of a token, as far as it is here. */
+  /** Return what the page knows of a token, in the form of the kernel's answer. */
   known(token) {
     const finite = (x) => (Number.isFinite(x) ? x : null);
     return { token, texts: {}, readers: Object.fromEntries(Object.entries(this.nll).map(([name, values]) => [name, { nll: finite(values[token]) }])) };
   }
 }
 
-/** The loaded text as one string, and where each token starts in it; documents are parted by what no text holds. */
+/** Return the loaded text as one string and where each token starts in it; documents are separated by U+FFFF. */
 function searchable(pages, starts, folded) {
   const fold = (text) => { const low = text.toLowerCase(); return low.length === text.length ? low : text; };
   const texts = pages.parsed.map(({ text }) => (folded ? fold(text) : text));
@@ -202,7 +206,7 @@ function searchable(pages, starts, folded) {
   return { text: parts.join(""), at };
 }
 
-/** The last index of rising numbers whose value is not above `value`. */
+/** Return the last index of rising numbers whose number is not above `value`, or 0. */
 export function indexBelow(numbers, value, length = numbers.length) {
   let low = 0, high = length - 1;
   while (low < high) {
@@ -213,7 +217,7 @@ export function indexBelow(numbers, value, length = numbers.length) {
   return low;
 }
 
-/** [first token, one past the last] of each place where a text is found; small letters find capitals too. */
+/** Return [first token, one past the last] of each match; a query in small letters finds capitals too. */
 export function findAll(pages, starts, query, cache, most = 100000) {
   const folded = query === query.toLowerCase();
   const key = `${folded}-${pages.loaded}`;

@@ -1,4 +1,4 @@
-// What is said of one token: figures of all readers, what they expected before and after, who paid.
+// DocumentLens's details of one token: figures of all readers, expected tokens, sources of its gain.
 
 import { OWN_KEYS, button, h, notice, table, token } from "../../core/js/elements.js";
 import { clamp, fixed, printable, signed, whole } from "../../core/js/format.js";
@@ -7,7 +7,7 @@ import { indexBelow } from "./layout.js";
 
 const percent = (logProb) => { const p = 100 * Math.exp(logProb); return p >= 0.05 ? `${p.toFixed(p < 9.95 ? 1 : 0)} %` : "<0.1 %"; };
 
-/** What was expected by one reader: [{id, place, logProb}], the label last where it was not among the likeliest. */
+/** Return what a reader expected: [{id, place, logProb}], with the label last where it was not among the likeliest. */
 export function expected({ ids, log_probs: logProbs, nll, rank }, label) {
   if (ids === undefined) return null;
   const rows = ids.map((id, place) => ({ id, place, logProb: logProbs[place] }));
@@ -17,7 +17,7 @@ export function expected({ ids, log_probs: logProbs, nll, rank }, label) {
 
 const PITCH = 25; // px from one alternative to the next
 
-/** Likeliest tokens before and after adaptation, with lines from place to place; the token that came is marked. */
+/** Make the likeliest tokens of two readers side by side, with lines from place to place; the label is marked. */
 function alternatives(answer, text, before, after, styles) {
   const [old, young] = [before, after].map((name) => expected(answer.readers[name], answer.label));
   if (old === null && young === null) return [notice("absent", "Alternatives were not recorded", null, "score(..., record=Recorder(top=10)) records them")];
@@ -44,7 +44,7 @@ function alternatives(answer, text, before, after, styles) {
   return [h("div", { class: "fwl-slopes" }, side(old, before, null), slopes(lines.filter(([, j]) => j >= 0), height), side(young, after, old ?? []))];
 }
 
-/** Lines from places before to places after: blue rises, orange falls, ink is the token that came. */
+/** Draw lines from places before to places after: blue rises, orange falls, the label is in ink. */
 function slopes(lines, height) {
   const scale = devicePixelRatio || 1, colours = palette();
   const canvas = h("canvas", { width: 36 * scale, height: height * scale, style: `width: 36px; height: ${height}px`, "aria-hidden": "true" });
@@ -62,7 +62,7 @@ function slopes(lines, height) {
   return canvas;
 }
 
-/** Every reader's figures of a token. */
+/** Make the table of each reader's figures of a token. */
 function readersTable(answer, place, styles) {
   const base = answer.readers[place.get("baseline")].nll, ranked = Object.values(answer.readers).some(({ rank }) => rank !== undefined);
   const rows = Object.entries(answer.readers).map(([name, { nll, rank }]) => [
@@ -74,7 +74,7 @@ function readersTable(answer, place, styles) {
   return table("figures of each reader", ["reader", "NLL [nat]", "gain [nat]", ...(ranked ? ["rank"] : [])], rows);
 }
 
-/** Where the gain came from: sources as buttons, or how to have them. A receipt's own gain is over θ₀, whatever the baseline. */
+/** Make the sources of the gain as buttons, or how to record them. A receipt's gain is over θ₀, whatever the baseline. */
 function paidBy({ sources, shares, gain, gross }, texts, jump, token_) {
   if (sources === undefined) return [h("h4", {}, "Who paid"), h("p", {}, "No receipt is recorded for this token: add_receipts(trace, model, tokens)")];
   const rows = sources.map((source, i) => button(
@@ -100,7 +100,7 @@ export function tokenPanel({ pages, place, head, starts }, answer, own, jump) {
   return [h("div", { class: "fwl-which" }, token(text), h("small", {}, where)), readersTable(answer, place, head.readers), ...details];
 }
 
-/** The tokens around the selected one, with figures. */
+/** Make a table of the tokens around the selected one, with figures. */
 export function tableAround({ pages, ranks, place, head, starts }, around) {
   const names = Object.keys(head.readers), [selected, reader, baseline] = ["token", "reader", "baseline"].map(place.get);
   const first = clamp(selected - around, 0, Math.max(pages.loaded - 1, 0)), last = Math.min(selected + around + 1, pages.loaded);
@@ -120,7 +120,7 @@ export function tableAround({ pages, ranks, place, head, starts }, around) {
   return made;
 }
 
-/** A box of figures that follows the pointer: made once, then only its texts change. */
+/** A box of figures that follows the pointer; it is made once, then only its texts change. */
 export class Tip {
   constructor(node, { readers }) {
     this.node = node;
@@ -134,6 +134,7 @@ export class Tip {
       line("gain", this.gain));
   }
 
+  /** Show figures of token `t` beside the rectangle `span`, inside of the rectangle `around`. */
   show({ pages, ranks, place, starts }, t, around, span) {
     const reader = place.get("reader"), at = starts[indexBelow(starts, t)];
     this.what.textContent = printable(pages.text(t));
@@ -169,8 +170,8 @@ export class Tip {
 }
 
 /**
- * Scrolling regions can have the focus, yet Tab steps over them: the view stays one stop, whose keys scroll them.
- * Inside `panel`, to which Enter leads, Tab goes from button to button before it leaves.
+ * Keep the view one tab stop: scrolling regions can have the focus, but Tab steps over them, and the view's keys scroll
+ * them. Inside `panel`, which Enter leads to, Tab goes from button to button before it leaves.
  */
 export function oneStop(root, panel, regions, signal) {
   root.addEventListener("keydown", (event) => {

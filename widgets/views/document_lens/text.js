@@ -1,4 +1,4 @@
-// The text itself: one tall scroll, of which only the lines that are seen are in the page.
+// DocumentLens's text: one tall scroll, of which only the lines in view are in the page; and its map.
 
 import { surface } from "../../core/js/charts.js";
 import { h } from "../../core/js/elements.js";
@@ -8,9 +8,9 @@ import { drawApart, drawGround, drawMarks, paintOf, tokenSpan } from "./drawing.
 import { Lines, TITLE, indexBelow } from "./layout.js";
 
 export const ROW = 23; // px from line to line
-const TALLEST = 12e6; // px; browsers give up on taller elements, so beyond it a pixel of the bar is several of the text
+const TALLEST = 12e6; // px; browsers limit the height of elements, so that beyond it a pixel of scrolling is several of text
 
-/** Lines of text in `scroll`, as `lens` says they look: {pages, head, place, measure, paints, sources, searching}. */
+/** Lines of text in `scroll`, drawn by `lens`: {pages, head, place, measure, paints, sources, searching}. */
 export class TextPane {
   constructor(lens, scroll, painted) {
     Object.assign(this, { lens, scroll, painted, lines: null, rows: new Map(), spare: [], version: 0, marked: 0, kept: 0 });
@@ -21,27 +21,27 @@ export class TextPane {
 
   get total() { return (this.lines.count + 1) * ROW; }
   get stretch() { return Math.max(1, (this.total - this.height) / Math.max(Math.min(this.total, TALLEST) - this.height, 1)); }
-  /** Where the scroll is [px]; hidden, as while JupyterLab changes its theme, a scroll says 0. */
+  /** Position of the scroll [px]; the last one while it is hidden, as JupyterLab hides it when it changes its theme. */
   get scrolled() { return this.scroll.clientWidth ? this.scroll.scrollTop : this.kept; }
   get top() { return this.scrolled * this.stretch; }
   set top(y) {
     this.scroll.scrollTop = y / this.stretch;
     this.kept = this.scroll.scrollTop;
-    this.paint(); // the page says that it scrolled later, or never where it is being put together
+    this.paint(); // the scroll event comes later, or never before the element is on the page
   }
 
-  /** First and last token that are seen. */
+  /** First and last token in view. */
   get seen() {
     const { token, count, placed } = this.lines, at = (y) => clamp(Math.floor(y / ROW), 0, count - 1);
     const [first, after] = [token[at(this.top)], at(this.top + this.height) + 1];
     return [first, Math.max(first, (after < count ? token[after] : placed) - 1)];
   }
 
-  /** Break what is loaded into lines of the width there is; what stood at the top stays there. */
+  /** Break the loaded tokens into lines of the present width; the token at the top stays there. */
   layOut() {
     const { pages, head } = this.lens, { scroll } = this;
-    if (!scroll.clientWidth) return; // out of sight
-    // JupyterLab takes what is out of sight off the page; put back, it begins at the top again, or never said it scrolled.
+    if (!scroll.clientWidth) return; // hidden
+    // JupyterLab takes hidden cells off the page; put back, a scroll is at the top again without an event.
     if (scroll.scrollTop !== this.kept) scroll.scrollTop = this.kept;
     const columns = Math.max(16, Math.floor((scroll.clientWidth - 28) / (this.ruler.getBoundingClientRect().width / 100 || 8)));
     if (this.lines?.columns === columns && this.lines.placed === pages.loaded) {
@@ -56,17 +56,19 @@ export class TextPane {
     this.repaint();
   }
 
-  /** Draw again all that is seen; `remark`: only what is selected, found or paid for has changed. */
+  /** Draw all lines in view anew. */
   repaint() {
     this.version += 1;
     this.remark();
   }
 
+  /** Draw the marks anew, where only what is selected, found or paid for has changed. */
   remark() {
     this.marked += 1;
     this.paint();
   }
 
+  /** Put the lines in view on the page; those that are there and up to date only move. */
   paint() {
     const { lines, rows, spare, top } = this;
     if (lines === null) return;
@@ -89,6 +91,7 @@ export class TextPane {
     this.painted(lines.token[clamp(first + 2, 0, lines.count - 1)]);
   }
 
+  /** Fill a row with the tokens of a line, or with a document's name. */
   fill(row, line) {
     const { pages, head, measure, paints: table } = this.lens, { lines } = this;
     if (lines.offset[line] === TITLE) {
@@ -120,7 +123,7 @@ export class TextPane {
     }
   }
 
-  /** Bring a token into sight: `above` at the top, else only as far as needed. */
+  /** Scroll to a token: with `above` to the top, else only as far as needed. */
   reveal(token, above = false) {
     const { lines, top, height } = this;
     if (lines === null || token >= lines.placed) return;
@@ -131,7 +134,7 @@ export class TextPane {
   }
 }
 
-/** The map of the whole trace beside the text: shows where one is; a drag goes there, with Shift it brushes. */
+/** Make the map of the whole trace beside the text: it shows what is in view; a drag scrolls, with Shift it brushes. */
 export function mapOf(place_, lens, pane, signal) {
   const { head, pages, place } = lens, { height } = pane;
   let ground = {}, held = null;

@@ -1,12 +1,12 @@
-// Ways through a text: by line, by document, by what gained or lost most, by what is searched for.
+// DocumentLens's ways through the text: by line, by document, by size of the gain, by search.
 
 import { clamp, whole } from "../../core/js/format.js";
 import { findAll, indexBelow } from "./layout.js";
 
-export const LARGEST = 2000; // gains and harms that one can go through
+export const LARGEST = 2000; // gains and harms to go through
 const MOST_FOUND = 100000;
 
-/** Where each step leads: a token, or undefined where there is none. */
+/** Steps from the selected token; each returns a token, or undefined where there is none. */
 export class Walk {
   constructor(lens, pane) {
     Object.assign(this, { lens, pane, column: null, largest: null });
@@ -14,12 +14,13 @@ export class Walk {
 
   get here() { return this.lens.place.get("token"); }
 
+  /** Return a token's gain over the baseline [nat]. */
   gain(t) {
     const { pages, place } = this.lens;
     return pages.nll[place.get("baseline")][t] - pages.nll[place.get("reader")][t];
   }
 
-  /** Up or down, as near as can be to the column where one set out. */
+  /** Return the token some lines away that is nearest to the column where the moves began, and that column. */
   byLine(by) {
     const { lines } = this.pane;
     let line = lines.lineOf(this.here), next = this.here;
@@ -34,18 +35,19 @@ export class Walk {
     return [next, column];
   }
 
-  /** First or last of the line. */
+  /** Return the first (0) or last (−1) token of the line. */
   edge(at) {
     const { lines } = this.pane;
     return lines.pieces(lines.lineOf(this.here)).at(at)?.[0];
   }
 
+  /** Return the first token of another document; one step back leads to the start of this one first. */
   byDocument(by) {
     const { starts } = this.lens.head, at = indexBelow(starts, this.here);
     return starts[by < 0 && this.here > starts[at] ? at : clamp(at + by, 0, starts.length - 1)];
   }
 
-  /** Tokens of the largest |gain|: `order`, largest first; `read`, as they read. */
+  /** Return the tokens of the largest |gain|: `order` from the largest on, `read` in the order of the text. */
   extremes() {
     const { pages, place } = this.lens, key = [place.get("reader"), place.get("baseline"), pages.loaded].join();
     if (this.largest?.key === key) return this.largest;
@@ -58,27 +60,29 @@ export class Walk {
     return this.largest;
   }
 
-  /** On in the order of size, wherever one went in between. */
+  /** Return the next token in the order of size, from where the last such step led, whatever was selected since. */
   byGain(by) {
     const found = this.extremes(), last = Math.max(found.order.length - 1, 0);
     found.at = clamp(found.at + by, 0, last);
-    // Where one starts at the biggest, the first step leads on.
+    // If that token is selected already, the step leads to the next one.
     if (found.order[found.at] === this.here) found.at = clamp(found.at + by, 0, last);
     return found.order[found.at];
   }
 
+  /** Return the next token with a large |gain| in the order of the text. */
   byReading(by) {
     const { read } = this.extremes();
     return by > 0 ? read.find((t) => t > this.here) : read.findLast((t) => t < this.here);
   }
 }
 
-/** A search: where a text is found, and which place one is at. */
+/** A search: the matches of a text, and the current one. */
 export class Search {
   constructor(lens) {
     Object.assign(this, { lens, query: "", found: [], mask: null, at: 0, cache: {} });
   }
 
+  /** Find a text; the match at or before the selected token becomes the current one. */
   find(query) {
     const { pages, head, place } = this.lens;
     this.query = query;
@@ -88,7 +92,7 @@ export class Search {
     this.at = this.found.length ? indexBelow(this.found.map(([t]) => t), place.get("token")) : 0;
   }
 
-  /** On or back, around the end; the token where the place begins. */
+  /** Return the first token of the next (or previous) match, around both ends. */
   step(by) {
     const { found } = this, some = found.length, now = this.lens.place.get("token");
     if (!some) return undefined;
@@ -98,6 +102,7 @@ export class Search {
     return found[this.at][0];
   }
 
+  /** Number of the current match and of all, in words. */
   get count() {
     const { pages, head } = this.lens, some = this.found.length;
     if (!this.query) return "";

@@ -1,11 +1,11 @@
-// Beside the pad's text: what each reader expects next, what it made of the text, and when its gain came.
+// LivePad's panels: expected next tokens, mean scores, the chart of gains, sliders.
 
 import { LINE_DASHES, axes, linear } from "../../core/js/charts.js";
 import { h, token } from "../../core/js/elements.js";
 import { clamp, fixed, signed, whole } from "../../core/js/format.js";
 import { palette } from "../../core/js/theme.js";
 
-/** What a reader expects next: bars of probability, a mark where the baseline's stands, how its rank moved. */
+/** Make a reader's list of expected next tokens: bars of probability, marks of the baseline's, changes of rank. */
 export function nextList(name, reader, styles, baseline) {
   const { label, colour } = styles[name];
   const most = Math.max(...reader.next.map(([, p]) => p), 1e-9);
@@ -21,7 +21,7 @@ export function nextList(name, reader, styles, baseline) {
     h("b", {}, `${fixed(100 * p, p < 0.0995 ? 1 : 0)} %`), h("small", {}, moved(rank, i + 1))))));
 }
 
-/** Of each reader: mean NLL and gain over the baseline [nat / token], and what reading took. */
+/** Return a table row for each reader: label, mean NLL and gain over the baseline [nat/token], tokens read and time. */
 export function liveRows(reading, styles, baseline) {
   const mean = (values) => values.reduce((sum, value) => sum + value, 0) / Math.max(values.length, 1);
   const base = reading.readers[baseline]?.nll;
@@ -32,7 +32,7 @@ export function liveRows(reading, styles, baseline) {
   });
 }
 
-/** Gain since the text's beginning, a line for each reader. */
+/** Draw the cumulative gain over the baseline [nat], a line for each reader, and the token at hand. */
 export function gainChart(context, width, height, reading, styles, baseline, at) {
   const base = reading.readers[baseline]?.nll;
   const lines = base === undefined ? [] : Object.entries(reading.readers)
@@ -62,7 +62,7 @@ export function gainChart(context, width, height, reading, styles, baseline, at)
   }
 }
 
-/** A slider over given values, with its value in words beside it. */
+/** Make a slider over given values, with its value in words beside it; `put(value)` sets it from outside. */
 export function slider(label, values, value, words, run) {
   const output = h("output", { "aria-live": "off" }, words(value));
   const input = h("input", {

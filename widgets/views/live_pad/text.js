@@ -1,22 +1,23 @@
-// The pad's text: what is typed in front, the same text in tokens and colours behind it.
+// LivePad's text: a field to type in, and behind it the same text in coloured tokens.
 
 import { h } from "../../core/js/elements.js";
 import { clamp } from "../../core/js/format.js";
 import { css, diverging, inkOn, magnitude } from "../../core/js/theme.js";
 
-// Nats at which colours are full.
+// Nats at which the colour scales end.
 export const FULL_GAIN = 3;
 export const FULL_NLL = 8;
 
-/** The colour of a token by what is chosen, or null where nothing is known of it. */
+/** Return a token's colour by gain or NLL, [r, g, b], or null where that is not known. */
 export function liveColour(kind, nll, base) {
   if (kind === "nll") return nll === undefined ? null : magnitude(clamp(nll / FULL_NLL, 0, 1));
   return nll === undefined || base === undefined ? null : diverging(clamp((base - nll) / FULL_GAIN, -1, 1));
 }
 
 /**
- * A field to type in whose text is drawn in tokens. `paint(texts, colours)` colours what still stands of the text that
- * was read; `token()` is the index of the one at the caret, `under(event)` of the one under the pointer.
+ * Make a field to type in whose text is drawn in tokens. `paint(texts, colours)` colours as many tokens from the start as
+ * the text still has; `token()` returns the index of the token at the caret or null. `moved(index)` is called with the
+ * token under the pointer, else with that at the caret.
  */
 export function liveText({ label, value, typed, moved }) {
   const behind = h("div", { class: "fwl-behind", dir: "auto", "aria-hidden": "true" });
@@ -28,7 +29,7 @@ export function liveText({ label, value, typed, moved }) {
   field.value = value;
   const place = h("div", { class: "fwl-paper" }, h("div", { class: "fwl-sheet" }, behind, field));
   const unread = behind.appendChild(h("span", { class: "fwl-unread" }));
-  // JupyterLab refuses line breaks in fields that stand in a cell, by a listener at the field itself: it never hears.
+  // JupyterLab refuses line breaks in fields of a cell, by a listener at the field: the event is stopped before it.
   place.addEventListener("beforeinput", (event) => event.stopPropagation(), true);
   let texts = [], colours = [], standing = 0, starts = [];
   for (const event of ["click", "focus"]) field.addEventListener(event, () => moved(token()));
@@ -36,7 +37,7 @@ export function liveText({ label, value, typed, moved }) {
   field.addEventListener("pointermove", (event) => moved(under(event)));
   field.addEventListener("pointerleave", () => moved(token()));
 
-  /** Tokens from the start that the text still has. */
+  /** Return how many tokens from the start the text still has, and how many characters they are. */
   function common() {
     let at = 0, count = 0;
     while (count < texts.length && field.value.startsWith(texts[count], at)) at += texts[count++].length;
@@ -63,10 +64,10 @@ export function liveText({ label, value, typed, moved }) {
       at += texts[i].length;
     }
     while (behind.children.length > count + 1) unread.previousElementSibling.remove();
-    // A last line that is empty has no height without something on it.
+    // A zero-width space gives the last line its height where it is empty.
     unread.textContent = `${field.value.slice(end)}\u200b`;
   }
-  /** The token that ends at the caret, or holds it. */
+  /** Return the index of the token that ends at the caret or holds it, or null. */
   function token() {
     const at = Math.max(field.selectionEnd - 1, 0);
     const index = starts.findLastIndex((start) => start <= at);

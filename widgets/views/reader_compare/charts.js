@@ -1,4 +1,4 @@
-// ReaderCompare's pictures: cumulative gains, dots with whiskers, what a gain costs. They draw; they keep no state.
+// ReaderCompare's pictures: cumulative gains, means with intervals, gains against costs. They draw and keep no state.
 
 import { LINE_DASHES, axes, linear, swatch } from "../../core/js/charts.js";
 import { svg } from "../../core/js/elements.js";
@@ -6,16 +6,16 @@ import { brief, clamp, printable, signed, whole } from "../../core/js/format.js"
 import { palette } from "../../core/js/theme.js";
 
 const PREFIXES = [[1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"], [1, ""]];
-const MARKS = ["circle", "square", "diamond", "triangle"]; // one a run
+const MARKS = ["circle", "square", "diamond", "triangle"]; // by run
 
-/** Numbers with a unit and its thousands: 47.0 M, 1.62 k. */
+/** Write a number with a unit and its prefix: 47 MB, 1.62 kB; – where it is null. */
 export function scaled(x, unit) {
   if (x === null) return "–";
   const [size, prefix] = PREFIXES.find(([s]) => Math.abs(x) >= s) ?? [1, ""];
   return `${Number((x / size).toPrecision(3))} ${prefix}${unit}`.trim();
 }
 
-/** [mean, low, high] in words; an interval is there or is said not to be. */
+/** Write [mean, low, high], or that there is no interval. */
 export function intervalText(estimate, digits = 3) {
   if (!estimate || estimate[0] === null) return "not finite";
   const [mean, low, high] = estimate;
@@ -23,10 +23,10 @@ export function intervalText(estimate, digits = 3) {
   return `${signed(mean, digits)} [${edges}]`;
 }
 
-/** A sum of nats: whole numbers where they are large. */
+/** Write a sum of nats, as a whole number from 100 on. */
 export const nats = (x) => (Math.abs(x) < 100 ? brief(x) : whole(Math.round(x)).replace("-", "−"));
 
-/** A reader's line and the mark of its run, as a small picture. */
+/** Make a small picture of a reader's line and the mark of its run. */
 export function marked(style) {
   const node = swatch(style), shape = MARKS[style.run % MARKS.length];
   const [tag, attributes] = {
@@ -39,6 +39,7 @@ export function marked(style) {
   return node;
 }
 
+/** Draw the mark of a run; hollow where `filled` is false. */
 function mark(context, style, x, y, size, filled = true) {
   context.beginPath();
   const shape = MARKS[style.run % MARKS.length];
@@ -56,7 +57,7 @@ function mark(context, style, x, y, size, filled = true) {
   context.stroke();
 }
 
-/** Text that stays legible on lines. */
+/** Draw text with a halo of the ground, so that it stays legible on lines. */
 function haloed(context, text, x, y, colour = palette().ink) {
   context.lineWidth = 4;
   context.lineJoin = "round";
@@ -67,7 +68,7 @@ function haloed(context, text, x, y, colour = palette().ink) {
   context.fillText(text, x, y);
 }
 
-/** As much of a text as fits. */
+/** Return as much of a text as fits into `width` pixels, with … where it is cut. */
 function fitting(context, text, width) {
   if (context.measureText(text).width <= width) return text;
   let end = text.length;
@@ -75,14 +76,14 @@ function fitting(context, text, width) {
   return end > 1 ? `${text.slice(0, end)}…` : "";
 }
 
-/** From the least to the largest of some numbers and 0, with some air. */
+/** Return the domain of some numbers and 0, with 6 % of room beyond; what is not finite is left out. */
 export function reach(values) {
   const finite = values.filter((v) => v !== null && Number.isFinite(v));
   const low = Math.min(0, ...finite), high = Math.max(0, ...finite), air = (high - low || 1) * 0.06;
   return [low < 0 ? low - air : low, high + air];
 }
 
-/** Where labels go that want to be at given heights, none on another. */
+/** Move wanted heights apart until none are closer than `gap`, within `low` and `high`; their order stays. */
 export function apart(wanted, gap, low, high) {
   const order = wanted.map((at, i) => [at, i]).sort((a, b) => a[0] - b[0]);
   const places = [];
@@ -93,7 +94,7 @@ export function apart(wanted, gap, low, high) {
   return places;
 }
 
-/** Cumulative gains: `lines` are {style, values, strong}; `at` the tokens before each point. Returns the x scale. */
+/** Draw cumulative gains: `lines` are {style, values, strong}; `at` the tokens before each point. Returns the x scale. */
 export function drawCumulative(context, width, height, { at, lines, baseline, documents, tokens }) {
   const colours = palette(), right = width - clamp(width * 0.2, 110, 170), bottom = height - 40;
   const x = linear([0, tokens], [62, right]);
@@ -138,7 +139,7 @@ export function drawCumulative(context, width, height, { at, lines, baseline, do
   return x;
 }
 
-/** Where documents begin, and their names where they fit. */
+/** Draw where documents begin, and their names where they fit. */
 function drawDocuments(context, x, bottom, documents) {
   const colours = palette();
   context.font = "10px system-ui, sans-serif";
@@ -161,10 +162,10 @@ function drawDocuments(context, x, bottom, documents) {
   context.setLineDash([]);
 }
 
-/** [mean, low, high] of a reader in a bucket. */
+/** Return [mean, low, high] of a reader in a bucket. */
 export const edgesOf = ({ gain }, name) => [gain[name].mean, gain[name].low, gain[name].high];
 
-/** Dots with whiskers, one band a bucket. Returns which bucket is at an x. */
+/** Draw means with intervals, one band a bucket. Returns a function from an x to the bucket there. */
 export function drawDots(context, width, height, { buckets, title, names, styles, baseline, selected, active }) {
   const colours = palette(), bottom = height - 56;
   const x = linear([0, buckets.length], [62, width - 14]), wide = x(1) - x(0);
@@ -201,6 +202,7 @@ export function drawDots(context, width, height, { buckets, title, names, styles
   return (px) => clamp(Math.floor(x.back(px)), 0, buckets.length - 1);
 }
 
+/** Draw an interval as a whisker, or nothing where there is none. */
 function whisker(context, colour, at, y, low, high, thick) {
   if (low === null || high === null) return;
   context.strokeStyle = colour;
@@ -216,7 +218,10 @@ function whisker(context, colour, at, y, low, high, thick) {
   context.stroke();
 }
 
-/** Bits saved against their cost. `points`: {name, style, cost, bits: [mean, low, high], best}; returns the nearest. */
+/**
+ * Draw bits saved against their cost. `points` are {name, style, cost, bits: [mean, low, high], best}. Returns a function
+ * from a place to the nearest point.
+ */
 export function drawFrontier(context, width, height, { points, title, format, baseline, selected }) {
   const colours = palette(), bottom = height - 44;
   const costs = points.map(({ cost }) => Math.log10(cost));
@@ -256,7 +261,7 @@ export function drawFrontier(context, width, height, { points, title, format, ba
   for (const { name, style, px, py } of places) {
     context.font = `${name === selected ? "600 " : ""}12px system-ui, sans-serif`;
     const long = context.measureText(style.label).width;
-    // Beside the mark, where no other mark or name is.
+    // A name stands beside its mark, at the first place without another mark or name.
     const clear = ([left, low]) => left > 62 && left + long < width && low < bottom + 4 && low > 14
       && taken.every(([x0, y0, x1, y1]) => left > x1 || left + long < x0 || low < y0 || low - 14 > y1);
     const free = [[10, -4], [10, 16], [-10 - long, -4], [-10 - long, 16], [10, 32], [-10 - long, -20]]

@@ -1,4 +1,4 @@
-// ReaderCompare: figures with intervals, settings that differ, and charts of where a gain comes from and what it costs.
+// ReaderCompare: readers side by side. Figures with intervals, settings that differ, charts of gains and costs.
 
 import { button, choice, h } from "../../core/js/elements.js";
 import { clamp, many } from "../../core/js/format.js";
@@ -23,7 +23,7 @@ async function render({ model, el, signal }) {
   const state = { tab: "tokens", by: "class", cost: null, asTable: false, badge: null, equal: false, more: false,
     active: 0, cursor: 0, anchor: null, drag: null };
   const answers = new Map();
-  /** An answer, asked for once; all is drawn again when it is there. */
+  /** Return the entry of a question that is asked once: {promise, content, error}; its answer draws all again. */
   function known(question) {
     const key = JSON.stringify(question);
     if (!answers.has(key)) {
@@ -74,7 +74,7 @@ async function render({ model, el, signal }) {
   const charts = compareCharts({ ...shared, brush, speak: () => words.speak() });
   const words = compareWords({ ...shared, charts, biggest, clear });
 
-  // -- what keys do -------------------------------------------------------------------------------------------------
+  // -- actions ------------------------------------------------------------------------------------------------------
 
   function flip() {
     state.asTable = !state.asTable;
@@ -113,7 +113,7 @@ async function render({ model, el, signal }) {
     state.cursor = to;
     words.speak();
   }
-  /** A stretch between two points becomes everyone's; the token is its first. */
+  /** Select the stretch between two points, in all views; the selected token becomes its first. */
   function brush(i, j) {
     const [first, last] = [at[Math.min(i, j)], at[Math.max(i, j)]];
     place.set(first === last ? { span: null } : { span: [first, last], token: first });

@@ -1,4 +1,4 @@
-// ReaderCompare's chart place: one canvas for all tabs, what a pointer reads there, the brush, and the same as tables.
+// ReaderCompare's charts: one canvas for all tabs, reading values with a pointer, the brush, and tables in their place.
 
 import { surface, swatch } from "../../core/js/charts.js";
 import { h, notice, table } from "../../core/js/elements.js";
@@ -6,7 +6,7 @@ import { brief, clamp, many, printable, signed, whole } from "../../core/js/form
 import { showAnswer } from "../../core/js/kernel.js";
 import { drawCumulative, drawDots, drawFrontier, edgesOf, intervalText, nats, scaled } from "./charts.js";
 
-/** What a cost is called, how much of it a token takes (figures, tokens), and how that is written. */
+/** Costs: title, cost per token from a reader's figures and the number of tokens, and format. */
 export const COMPARE_COSTS = {
   seconds_per_token: ["time per token", (f, n) => f.seconds && f.seconds / n,
     (v) => (v < 1e-3 ? `${brief(v * 1e6)} µs` : v < 1 ? `${brief(v * 1e3)} ms` : `${brief(v)} s`)],
@@ -14,6 +14,7 @@ export const COMPARE_COSTS = {
   peak_bytes: ["memory beyond the model", (f) => f.peak_bytes, (v) => scaled(v, "B")],
 };
 
+/** Return what draws the selected chart or its table into `chartPlace`, and what it shows in words. */
 export function compareCharts(shared) {
   const { head, state, view, place, signal, chartPlace, compared, known, intervals, speak, brush } = shared;
   const { at, points, sum, readers, others, label, style, chosen, baseline, nearest, documentOf } = compared;
@@ -32,7 +33,7 @@ export function compareCharts(shared) {
   const costs = () => Object.keys(COMPARE_COSTS).filter((name) => readers.some((r) => costOf(r, name)));
   const cost = () => (costs().includes(state.cost) ? state.cost : costs()[0]);
 
-  /** Cumulative gains of all readers over the present baseline, at the points. */
+  /** Return the cumulative gains of all readers over the selected baseline, at the points. */
   function lines() {
     if (gains.of !== baseline()) {
       const row = (name) => Float64Array.from({ length: points }, (_, i) => sum(baseline(), i) - sum(name, i));
@@ -64,7 +65,7 @@ export function compareCharts(shared) {
         selected: chosen(), active: clamp(state.active, 0, buckets.length - 1) });
     }
   }
-  /** Where the selection is on the chart over tokens. */
+  /** Place the marks of the selected token and stretch on the chart over tokens. */
   function placeMarks() {
     const span = state.drag ?? place.get("span"), tokens = state.tab === "tokens" && x !== null;
     here.hidden = !tokens;
@@ -78,7 +79,7 @@ export function compareCharts(shared) {
     }
   }
 
-  /** The chart, or what stands in its place: a table, a wait, or why there is none. */
+  /** Show the chart, or in its place a table, a wait, or the reason why there is none. */
   function show() {
     const lacking = readers.length < 2 ? notice("absent", "There is nothing to compare this reader with",
       "Read with two or more: score(model, documents, make_readers(model)).",
@@ -125,14 +126,14 @@ export function compareCharts(shared) {
         ...others().map((name) => intervalText(edgesOf(b, name)))]));
   }
 
-  // -- reading with a pointer ---------------------------------------------------------------------------------------
+  // -- the pointer --------------------------------------------------------------------------------------------------
 
   function tell(px, py, title, rows) {
     const strong = (r) => (r === chosen() ? "fwl-strong" : null);
     const name = (r) => h("dt", { class: strong(r) }, swatch(style(r)), ` ${printable(label(r))}`);
     readout.replaceChildren(h("b", {}, title), h("dl", {}, rows.flatMap(([r, text]) => [name(r), h("dd", {}, text)])));
     readout.hidden = false;
-    // To the left of the pointer and high up where there is room: lines that rise leave that free.
+    // The box stands left of the pointer where there is room: rising lines leave the upper left free.
     const size = readout.offsetWidth;
     readout.style.left = `${px - size - 14 > 62 ? px - size - 14 : px + 14}px`;
     readout.style.top = `${clamp(py, 4, Math.max(4, 290 - readout.offsetHeight))}px`;
@@ -202,7 +203,7 @@ export function compareCharts(shared) {
     brush(nearest(start), nearest(stop));
   });
 
-  /** What the chart shows where the arrows are. */
+  /** Describe the chart where the arrow keys are. */
   function words() {
     if (state.tab === "tokens") {
       const i = state.cursor, value = sum(baseline(), i) - sum(chosen(), i);

@@ -1,4 +1,4 @@
-// ReaderCompare's tables: gains with their intervals on one scale, certificates, and how readers were set.
+// ReaderCompare's tables: gains with intervals, certificates, settings.
 
 import { swatch } from "../../core/js/charts.js";
 import { button, h, table } from "../../core/js/elements.js";
@@ -8,14 +8,14 @@ import { reach, scaled } from "./charts.js";
 const BADGE_MARKS = { passed: "✓", failed: "✗", absent: "○" };
 const SETTINGS_SHOWN = 5;
 
-/** What the intervals are of, and how far to trust them. */
+/** Describe the intervals: level, what was resampled, and whether they are too narrow. */
 export function methodWords({ resampled, level }, documents) {
   const few = resampled === "documents" && documents < 10 ? ` (only ${documents}: too narrow)` : "";
   const own = resampled === "documents" ? "" : ": they speak of this document only";
   return `${Math.round(100 * level)} % intervals, paired bootstrap over ${resampled}${few}${own}`;
 }
 
-/** A mean with its interval on a scale that all rows share. */
+/** Make a mean with its interval, as text and on a scale that all rows share. */
 function gainCell(estimate, plain, domain, colour) {
   const text = plain === null ? "not finite" : signed(plain, 3);
   const at = (v) => `${(100 * (v - domain[0])) / (domain[1] - domain[0] || 1)}%`;
@@ -31,7 +31,7 @@ function gainCell(estimate, plain, domain, colour) {
   ];
 }
 
-/** A setting, short; the whole of it as its title. */
+/** Make the cell of a setting: shortened, with the whole value as its title. */
 function settingCell(value) {
   if (value === null) return h("td", { class: "fwl-none" }, "–");
   const number = value !== "" && Number.isFinite(Number(value)) && value.length > 8 ? brief(Number(value)) : null;
@@ -39,7 +39,7 @@ function settingCell(value) {
   return h("td", { title: value }, h("bdi", {}, printable(text)));
 }
 
-/** How readers were set: a row a setting. */
+/** Make a table of settings: a row for each, a column for each reader. */
 function settingsTable(caption, rows, head) {
   const columns = head.order.map((name) => h("th", { scope: "col" },
     swatch(head.readers[name]), " ", h("bdi", {}, printable(head.readers[name].label))));
@@ -48,12 +48,12 @@ function settingsTable(caption, rows, head) {
     h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "setting"), columns)), h("tbody", {}, rows.map(row)));
 }
 
-/** The table of readers in one place, the settings that differ in another; each is drawn anew as a whole. */
+/** Return what draws the table of readers and the settings that differ; each draws its place anew as a whole. */
 export function compareTables({ head, state, view, place, compared, intervals, readersPlace, settingsPlace }) {
   const { readers, label, style, chosen, baseline, others, whole: wholeGain } = compared;
   const unknown = (value, write, otherwise = "not finite") => (value === null ? otherwise : write(value));
 
-  /** Keys go on working where the element that had the focus is drawn anew. */
+  /** Replace what is in a place; the view takes the focus where that was inside, so that keys go on working. */
   function anew(where, ...nodes) {
     const focused = where.contains(document.activeElement);
     where.replaceChildren(...nodes);

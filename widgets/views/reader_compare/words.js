@@ -9,7 +9,7 @@ import { intervalText, marked } from "./charts.js";
 export function compareWords({ head, state, view, place, compared, known, intervals, charts, biggest, clear, wordsPlace }) {
   const { at, points, readers, others, nearest, gainBetween, baseline, chosen, label, style, documentOf } = compared;
 
-  /** Mean gains over the stretch; where it does not end at points, what the kernel says. */
+  /** Return where the stretch is and the mean gains over it: from the sums where it ends at points, else the kernel's. */
   function stretch() {
     const span = place.get("span");
     if (!span || state.tab !== "tokens") return null;

@@ -1,4 +1,4 @@
-// Receipts: who paid for the selected token's gain. Ranked sources, what cancels, how far back, all receipts together.
+// Receipts: the selected token's gain as a sum of shares of earlier tokens. Sources by rank and by distance, sums of all receipts.
 
 import { axes, linear, surface } from "../../core/js/charts.js";
 import { button, h, notice, table, token } from "../../core/js/elements.js";
@@ -10,7 +10,7 @@ import { settled } from "../../core/js/timing.js";
 
 const RECEIPT_TABS = [["sources", "Sources"], ["distance", "By distance"], ["document", "All receipts"]];
 
-/** Words of a receipt for the line that is read out. */
+/** Describe a receipt for the status line. */
 export function receiptWords(receipt, styles, reader) {
   const [first] = receipt.sources;
   const strongest = first ? `; strongest source ${printable(first.text)}, ${whole(first.distance)} earlier, ${signed(first.share)}` : "";
@@ -18,7 +18,7 @@ export function receiptWords(receipt, styles, reader) {
     + `gross ${fixed(receipt.gross)}${strongest}`;
 }
 
-/** Gross beside net: what paid, what cost, and what is left of it. */
+/** Make bars of positive shares (paid), negative shares (cost) and their sum (gain). */
 function balance(receipt) {
   const most = Math.max(receipt.paid, -receipt.cost, 1e-9);
   const bar = (label, value, kind) => h(
@@ -32,7 +32,7 @@ function balance(receipt) {
   bar("gain", receipt.gain, receipt.gain >= 0 ? "better" : "worse"));
 }
 
-/** One source: its text where it stood, how far back, its share as a bar with the leave-one-outs on it. */
+/** Make the row of a source: its text in context, its distance, its share as a bar, and marks of both leave-one-outs. */
 function sourceRow(row, most, kinds, jump) {
   const at = (value) => `${50 + (50 * clamp(value / most, -1, 1))}%`;
   const [left, right] = [Math.min(0, row.share), Math.max(0, row.share)];
@@ -52,7 +52,7 @@ function sourceRow(row, most, kinds, jump) {
   );
 }
 
-/** Net bars and gross outlines over distance, in bins that double. */
+/** Draw sums of shares by distance, filled net and outlined gross, in bins that double; return the rows of a table. */
 function distanceChart(place, data, signal) {
   const label = (i) => (data.bins[i] === 1 ? "1" : `${whole(data.bins[i])}–${whole(2 * data.bins[i] - 1)}`);
   const draw = (context, width, height) => {
@@ -82,7 +82,7 @@ async function render({ model, el, signal }) {
   const ask = asker(model, signal);
   const head = model.get("head");
   let tab = "sources", asTable = false, active = 0, current = null, shown = 0;
-  const past = [], computing = new Map(); // answers under way, by token and reader
+  const past = [], computing = new Map(); // tokens to go back to; answers under way by token and reader
 
   const view = frame(el, {
     name: "receipts", label: "Receipts", signal,
@@ -146,7 +146,7 @@ async function render({ model, el, signal }) {
     tabs.forEach((node, i) => node.setAttribute("aria-pressed", String(RECEIPT_TABS[i][0] === name)));
     load();
   }
-  /** Ask for a receipt that takes seconds to minutes; the other views may have it too. */
+  /** Ask for a receipt that takes seconds to minutes, and share it with the other views. */
   function compute() {
     const question = { kind: "compute", reader: place.get("reader"), token: place.get("token") }, { reader, token: at } = question;
     const key = `${at} ${reader}`;

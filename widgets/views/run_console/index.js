@@ -1,4 +1,4 @@
-// RunConsole: a form. What is read, by whom, what is kept; what that takes; the run itself; what came of it.
+// RunConsole: a form for a run (documents, readers, what is recorded), its plan, its progress, and its result.
 
 import { swatch } from "../../core/js/charts.js";
 import { h, notice } from "../../core/js/elements.js";
@@ -85,7 +85,7 @@ async function render({ model, el, signal }) {
     cancel.disabled = !kernel;
     groups.slice(1).forEach((group) => { group.disabled = busy || !kernel; });
     documents.disable(busy || !kernel);
-    // A button that leaves hands the focus to the one that takes its place.
+    // A button that is hidden passes the focus on to the one that takes its place.
     if (busy && focused === start) cancel.focus();
     if (!busy && focused === cancel) start.focus();
   }
@@ -141,7 +141,7 @@ async function render({ model, el, signal }) {
   }, MEASURE_AFTER);
 
   async function begin() {
-    await settling; // a choice made just before is part of it
+    await settling; // a choice made just before belongs to the run
     if (running() || !planned) return;
     try {
       await ask({ kind: "start", settings: model.get("settings") });
@@ -184,7 +184,7 @@ async function render({ model, el, signal }) {
     if (run.phase === "done") return `done: ${whole(run.tokens)} tokens read by ${many(run.summary.length, "reader")}`;
     if (run.phase !== "reading") return "";
     const part = Math.min(...Object.values(run.done)) / run.total, left = timeLeft(run);
-    // Read out a tenth at a time.
+    // The line is read out, so it changes with each tenth only.
     const more = Number.isNaN(left) ? "" : `, about ${left < 10 ? "a few seconds" : duration(left)} left`;
     return `reading: ${10 * Math.floor(10 * part)} %${more}`;
   }
@@ -220,7 +220,7 @@ async function render({ model, el, signal }) {
     const ended = BUSY.includes(before) && !running();
     before = model.get("run").phase;
     showRun();
-    if (ended) settling = makePlan(true); // the next trace goes elsewhere
+    if (ended) settling = makePlan(true); // the next trace goes to another path
   });
   model.on("change:settings", () => { showSettings(); if (!running()) settling = makePlan(); });
 

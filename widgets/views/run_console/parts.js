@@ -1,4 +1,4 @@
-// RunConsole's parts: the list of documents, the choices, the bars, and what came of a run.
+// RunConsole's parts: the list of documents, the choices, the progress bars, the summary of a run.
 
 import { swatch } from "../../core/js/charts.js";
 import { h, table } from "../../core/js/elements.js";
@@ -6,7 +6,7 @@ import { clamp, fixed, many, printable, signed, whole } from "../../core/js/form
 
 const MOST_SHOWN = 200; // documents in the list; a filter finds the others
 
-/** Seconds as a person says them. */
+/** Write seconds as a duration: 2 min 5 s. */
 export function duration(seconds) {
   if (!Number.isFinite(seconds)) return "unknown";
   if (seconds < 1) return "under 1 s";
@@ -21,7 +21,7 @@ let fields = 0;
 /** Return an id that no other element of the page has. */
 export const freshId = (kind) => `fwl-${kind}-${fields += 1}`;
 
-/** A labelled control with a line about it. */
+/** Make a labelled control with a line of explanation. */
 export function field(label, control, hint = null) {
   control.id = freshId("field");
   return h("div", { class: "fwl-field" }, h("label", { for: control.id }, label), control,
@@ -29,8 +29,8 @@ export function field(label, control, hint = null) {
 }
 
 /**
- * Documents to choose from: one tab stop, arrows move, Space or a click chooses.
- * `show(indices)` marks those; `lengths(tokens)` tells how long they are.
+ * Make a list of documents to choose from: one tab stop, arrows move, Space or a click chooses.
+ * `show(indices)` marks the chosen ones; `lengths(tokens)` sets how many tokens each has.
  */
 export function documentList(documents, run) {
   const list = h("ul", { class: "fwl-documents", role: "listbox", "aria-multiselectable": "true",
@@ -103,11 +103,11 @@ export function documentList(documents, run) {
     node: h("div", { class: "fwl-choose" }, filter, list, note, told),
     show(indices) { chosen = new Set(indices); mark(); },
     lengths(counts) { tokens = counts; fill(); },
-    disable(value) { off = value; list.setAttribute("aria-disabled", String(value)); }, // filtering goes on
+    disable(value) { off = value; list.setAttribute("aria-disabled", String(value)); }, // the filter stays usable
   };
 }
 
-/** A box for each of [value, [title, hint]]; `type` is checkbox (several) or radio (one). */
+/** Make a box for each of [value, [title, hint]]; `type` is checkbox (several) or radio (one). */
 export function boxes(type, pairs, run) {
   const group = freshId("boxes");
   const inputs = new Map(pairs.map(([value]) => [value, h("input", {
@@ -118,7 +118,7 @@ export function boxes(type, pairs, run) {
   return { lines, show: (values) => inputs.forEach((input, value) => { input.checked = values.includes(value); }) };
 }
 
-/** A bar for each reader of a run; `show(run)` moves them. */
+/** Make a progress bar for each reader of a run; `show(run)` moves them. */
 export function progressBars(styles) {
   const place = h("div", { class: "fwl-bars" });
   let bars = new Map();
@@ -147,17 +147,17 @@ export function progressBars(styles) {
   };
 }
 
-/** Seconds until all readers are done; they take turns. NaN before each has read something. */
+/** Return the seconds until all readers, which take turns, are done; NaN before each has read something. */
 export const timeLeft = (run) => Object.entries(run.done)
   .reduce((sum, [name, done]) => sum + (run.total - done) * (done ? run.seconds[name] / done : NaN), 0);
 
-/** What was read: figures of each reader, where they are, and how to go on. */
+/** Make the summary of a run: figures of each reader, the path of the trace, and how to open it. */
 export function summaryOf(run, styles) {
   const rows = run.summary.map((row) => [
     h("span", {}, swatch(styles[row.reader]), row.label), fixed(row.nll, 3),
     row.gain === null ? "no base" : signed(row.gain, 3), whole(Math.round(row.speed)),
   ]);
-  const columns = ["reader", "mean NLL [nat/token]", "gain over base [nat/token]", "tokens/s"];
+  const columns = ["reader", "mean NLL [nat/token]", `gain over ${run.over ?? "base"} [nat/token]`, "tokens/s"];
   return [
     table(`${whole(run.tokens)} tokens, read by each`, columns, rows),
     h("dl", { class: "fwl-kept" },

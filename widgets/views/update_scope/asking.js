@@ -1,24 +1,25 @@
-// What UpdateScope asks the kernel: one question at a time, the one most wanted at that moment; answers are kept.
+// UpdateScope's questions to the kernel: one at a time, the one most wanted at that moment; answers are kept.
 
 import { unpack } from "../../core/js/packing.js";
 
 const KEPT_ANSWERS = 96;
 const questionText = (question) => Object.entries(question).map(([name, value]) => `${name}=${value}`).join("|");
 
+/** Pictures of Δθ and what goes with them, asked for as they are wanted. */
 export class Pictures {
-  /** `state` has order, zoom and ahead; `arrived()` is called after each answer. */
+  /** Begin with no answers. `state` has order, zoom and ahead; `arrived()` is called after each answer. */
   constructor({ ask, place, norms, state, arrived, signal }) {
     Object.assign(this, { ask, place, norms, state, arrived, signal, answers: new Map(), failed: new Map(), busy: false, saved: null });
   }
 
   where() { return { reader: this.place.get("reader"), parameter: this.place.get("parameter") }; }
 
-  /** Whether the selected reader adapts the selected parameter. */
+  /** Tell whether the selected reader adapts the selected parameter. */
   moves() { return this.norms.parameters(this.where().reader).some((entry) => entry.name === this.where().parameter); }
 
   // -- questions ------------------------------------------------------------------------------------------------------
 
-  /** Of the picture at a token; a saved page has some of the same document, of which the nearest stands for it. */
+  /** Return the question for the picture at a token; on a saved page, for the nearest one that it has of the document. */
   tile(at = this.place.get("token")) {
     const { reader, parameter } = this.where();
     if (this.saved === null) return { kind: "tile", order: this.state.order, reader, parameter, token: at, pinned: this.place.get("pinned") };
@@ -39,7 +40,7 @@ export class Pictures {
     return zoom === null || this.saved !== null ? null : { ...this.tile(), kind: "piece", row: zoom.row, column: zoom.column };
   }
 
-  /** Questions by how much they are wanted; the picture after the next comes last. */
+  /** Return the questions from the most to the least wanted; null where one does not apply. */
   wanted() {
     if (!this.moves() || this.signal.aborted) return [];
     const tile = this.get(this.tile()), there = tile !== undefined && !tile.absent;
@@ -56,6 +57,7 @@ export class Pictures {
 
   has(question) { return this.get(question) !== undefined || this.why(question) !== undefined; }
 
+  /** Ask for what is wanted until all of it is there or has failed. */
   async pump() {
     if (this.busy) return;
     this.busy = true;
@@ -75,7 +77,7 @@ export class Pictures {
     this.busy = false;
   }
 
-  /** A saved page lacks a picture: from now on those it has stand for it. */
+  /** Note that a saved page lacks a picture, and find out which it has: they are shown instead from now on. */
   async missed(question) {
     if (this.saved !== null) {
       this.saved = this.saved.filter((q) => questionText(q) !== questionText(question));

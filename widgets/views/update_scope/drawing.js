@@ -1,17 +1,17 @@
-// Pictures of Δθ on canvas: colours, cells, norms over the document, values and singular values. No state in here.
+// UpdateScope's pictures of Δθ on canvas: cells, norms over the document, values, singular values. They keep no state.
 
 import { axes, linear, ticks } from "../../core/js/charts.js";
 import { brief, clamp, whole } from "../../core/js/format.js";
 import { blend, channels, css, isDark, magnitude, palette } from "../../core/js/theme.js";
 
-const SCALES = { // from −1 to 1; the ground is in the middle, so that what has not moved is not seen
+const SCALES = { // from −1 to 1, with the ground in the middle, so that weights that have not moved are not seen
   light: ["#7a3f00", "#c8690a", "#f2a54a", "#fde3c2", "#ffffff", "#cfe6f8", "#5cabe6", "#1c6fbf", "#083b70"],
   dark: ["#ffe2b8", "#f7a845", "#b8640f", "#54320f", "#14171c", "#12365a", "#1f6fbe", "#57b1f5", "#c9e8ff"],
 };
-const BAD_CELL = [214, 39, 140]; // not finite: a colour that neither scale has
+const BAD_CELL = [214, 39, 140]; // a value that is not finite: a colour of neither scale
 const CODES = 127;
 
-/** Colour of a share of the limit: −1..1 signed, else 0..1. */
+/** Return the colour of a share of the limit as [r, g, b]: signed of −1..1, else of its size. */
 export function deltaColour(share, signs, dark = isDark()) {
   if (!signs) return magnitude(Math.abs(share), dark);
   const stops = SCALES[dark ? "dark" : "light"];
@@ -20,10 +20,10 @@ export function deltaColour(share, signs, dark = isDark()) {
   return blend(channels(stops[low]), channels(stops[low + 1]), at - low);
 }
 
-/** Value of each code of `widgets.views.update_scope.tiles.squeeze`, at index code + 128. */
+/** Return the value of each code of `widgets/views/update_scope/tiles.py::squeeze`, at index code + 128. */
 export const codeValues = (size) => Float32Array.from({ length: 256 }, (_, i) => (i === 0 ? NaN : Math.sign(i - 128) * ((i - 128) / CODES) ** 2 * size));
 
-/** Cells as a picture of one pixel each; `valueOf` by index. */
+/** Draw cells as a picture of one pixel each into `canvas`; `colourAt(index)` is a pixel. */
 function cellPicture(canvas, [rows, columns], colourAt) {
   canvas.width = columns;
   canvas.height = rows;
@@ -35,11 +35,11 @@ function cellPicture(canvas, [rows, columns], colourAt) {
   return canvas;
 }
 
-/** A pixel as canvases hold it: bytes r, g, b, a. */
+/** Return [r, g, b] as a pixel of a canvas: bytes r, g, b, a from the lowest on. */
 const pixel = ([r, g, b]) => ((255 << 24) | (Math.round(b) << 16) | (Math.round(g) << 8) | Math.round(r)) >>> 0;
 export const valuePixel = (value, limit, signs, dark) => pixel(Number.isFinite(value) ? deltaColour(limit ? value / limit : 0, signs, dark) : BAD_CELL);
 
-/** Draw a tile (codes) or a piece of exact values into `canvas`. */
+/** Draw a tile of codes, or a piece of exact values, into `canvas`. */
 export function paintCells(canvas, cells, limit, signs) {
   const dark = isDark();
   if (cells.codes === undefined) return cellPicture(canvas, cells.cells, (i) => valuePixel(cells.values[i], limit, signs, dark));
@@ -47,17 +47,17 @@ export function paintCells(canvas, cells, limit, signs) {
   return cellPicture(canvas, cells.cells, (i) => colours[cells.codes[i] + 128]);
 }
 
-/** Where a picture of so many cells lies: square cells where they fit, room for norms above and at the right. */
+/** Return where a picture of cells lies: square cells where they fit, room for norms above and at the right. */
 export function matrixBox(width, height, [rows, columns], zoomed) {
   const room = { left: 48, top: zoomed ? 8 : 44, right: zoomed ? 8 : 44, bottom: 36 };
   const cell = Math.min((width - room.left - room.right) / columns, (height - room.top - room.bottom) / rows);
-  // Vectors of cells and long matrices fill what there is.
+  // A side of few cells is stretched to 160 px.
   const wide = Math.max(cell * columns, Math.min(160, width - room.left - room.right));
   const high = Math.max(cell * rows, Math.min(160, height - room.top - room.bottom));
   return { x: room.left, y: room.top, wide, high, rows, columns };
 }
 
-/** The matrix with its norms in the margins and its axes. `spans`: first and last + 1 of rows and of columns. */
+/** Draw a matrix with its axes and its norms in the margins. `spans` are [first, last + 1] of rows and of columns. */
 export function drawMatrix(context, box, picture, { norms, spans, labels, limitNorms }) {
   const colours = palette();
   context.imageSmoothingEnabled = false;
@@ -87,20 +87,20 @@ export function drawMatrix(context, box, picture, { norms, spans, labels, limitN
   context.globalAlpha = 0.55;
   const most = norms.map((values, axis) => Math.max(limitNorms?.[axis] ?? 0, values.reduce((a, b) => Math.max(a, b), 0)) || 1);
   const [down, across] = [box.high / norms[0].length, box.wide / norms[1].length];
-  context.beginPath(); // all of them at once: one fill instead of hundreds
+  context.beginPath(); // one fill for all bars
   norms[0].forEach((value, i) => context.rect(box.x + box.wide + 5, box.y + i * down, (36 * value) / most[0], Math.max(down, 0.6)));
   norms[1].forEach((value, i) => context.rect(box.x + i * across, box.y - 5, Math.max(across, 0.6), (-36 * value) / most[1]));
   context.fill();
   context.globalAlpha = 1;
 }
 
-/** A vector: an upright line an entry, in the colours of the picture. */
+/** Draw a vector: an upright bar for each entry, in the colours of the picture. */
 export function drawVector(context, width, height, { values, limit, signs, label }) {
   const x = linear([0, values.length], [64, width - 12]), y = linear([-limit * 1.06 || -1, limit * 1.06 || 1], [height - 40, 22]);
   axes(context, { scale: x, label }, { scale: y, label: "Δθ" });
   const wide = Math.max(x(1) - x(0) - (values.length < 300 ? 1 : 0), 0.8), dark = isDark();
   values.forEach((value, i) => {
-    // Colours start part of the way, so that a short line is still seen.
+    // Colours start part of the way up the scale, so that a short bar is still seen.
     const share = limit ? value / limit : 0;
     context.fillStyle = css(Number.isFinite(value) ? deltaColour(signs ? Math.sign(share) * (0.45 + 0.55 * Math.abs(share)) : share, signs, dark) : BAD_CELL);
     const to = y(Number.isFinite(value) ? clamp(value, -limit * 1.06, limit * 1.06) : limit);
@@ -109,17 +109,17 @@ export function drawVector(context, width, height, { values, limit, signs, label
 }
 
 export const CHART = { left: 64, right: 118, top: 30, bottom: 38 }; // room around the lines
-const CROWD = 8; // of more lines than this only the selected one has a colour
+const CROWD = 8; // lines; of more, only the selected one has a colour
 const lineColour = (line, selected, crowded) => (!crowded ? line.colour : line.name === selected ? palette().accent : palette().muted);
 
-/** The points of a line, cut where a norm is not finite. */
+/** Return the points of a line as runs, cut where a norm is not finite. */
 export function finiteRuns({ x, y }) {
   const runs = [[]];
   x.forEach((at, i) => { if (Number.isFinite(y[i])) runs[runs.length - 1].push([at, y[i]]); else runs.push([]); });
   return runs.filter((run) => run.length);
 }
 
-/** Lines of norms over the document. Returns the places of their labels. */
+/** Draw lines of norms over the document. Returns {name, at}, the heights of their labels. */
 export function drawNorms(context, width, height, { lines, range, most, least, log, boundaries, selected, label }) {
   const colours = palette();
   const x = linear(range, [CHART.left, width - CHART.right]);
@@ -151,7 +151,7 @@ export function drawNorms(context, width, height, { lines, range, most, least, l
       context.beginPath();
       for (const [at, norm] of run) context.lineTo(x(at), y(norm));
       context.stroke();
-      if (strong && !log) { // what has been learned, as a ground under its line
+      if (strong && !log) { // fill the area under the selected line
         context.lineTo(x(run[run.length - 1][0]), y(0));
         context.lineTo(x(run[0][0]), y(0));
         context.globalAlpha = 0.1;
@@ -165,7 +165,7 @@ export function drawNorms(context, width, height, { lines, range, most, least, l
   return nameLines(context, width, height, order.reverse(), selected, y, lines.length > CROWD);
 }
 
-/** Names at the ends of lines, moved apart where they would touch. */
+/** Draw names at the ends of lines, moved apart where they would touch. */
 function nameLines(context, width, height, lines, selected, y, crowded) {
   const shown = lines.filter((line) => line.last !== null && (!crowded || line.name === selected));
   const places = shown.map((line) => ({ line, at: clamp(y(line.last), 16, height - 44) })).sort((a, b) => a.at - b.at);
@@ -185,9 +185,9 @@ function nameLines(context, width, height, lines, selected, y, crowded) {
   return places.map(({ line, at }) => ({ name: line.name, at }));
 }
 
-/** How many values are how large; counts go by their logarithm, so that the few large ones are seen. */
+/** Draw a histogram of values; counts are logarithmic, so that the few large values are seen. */
 export function drawHistogram(context, width, height, { bars, size, reach, limit, signs }) {
-  const most = bars.reduce((a, b) => Math.max(a, b), 1), least = -0.2; // a bar of one entry is seen
+  const most = bars.reduce((a, b) => Math.max(a, b), 1), least = -0.2; // so that a bar of one entry has a height
   const x = linear([-reach || -1, reach || 1], [64, width - 12]);
   const y = linear([least, Math.ceil(Math.log10(most) + 0.05)], [height - 36, 24]);
   const power = (p) => (Number.isInteger(p) ? whole(10 ** p) : "");
@@ -203,7 +203,7 @@ export function drawHistogram(context, width, height, { bars, size, reach, limit
   });
 }
 
-/** Leading singular values. */
+/** Draw the leading singular values. */
 export function drawSpectrum(context, width, height, { values, most }) {
   const colours = palette();
   const x = linear([0.4, values.length + 0.6], [64, width - 12]), y = linear([0, most * 1.05 || 1], [height - 36, 24]);
@@ -217,7 +217,7 @@ export function drawSpectrum(context, width, height, { values, most }) {
   context.globalAlpha = 1;
 }
 
-/** What the colours mean, with the limit at its ends: beyond it all have the last colour. */
+/** Draw the legend of the colours, with the limit at its ends, beyond which all values have the last colour. */
 export function drawLegend(context, width, height, { limit, size, signs }) {
   const from = 2, to = width - 2, dark = isDark();
   for (let i = from; i < to; i += 1) {

@@ -1,4 +1,4 @@
-// UpdateScope: watches Δθ grow while a document is read. Norms are on the page; pictures are asked for as they are wanted.
+// UpdateScope: Δθ while a document is read. Norms are on the page; pictures are asked for as they are wanted.
 
 import { linear, surface } from "../../core/js/charts.js";
 import { button, choice, h, notice } from "../../core/js/elements.js";
@@ -14,9 +14,9 @@ import { Norms, normTable, readingLine } from "./panels.js";
 import { deltaFigures } from "./picture.js";
 
 const FRAME_MS = 125; // between two pictures while playing
-const SLOWLY = 4; // times as long, where whole updates are passed over
+const SLOWLY = 4; // times as long between pictures that are updates apart
 const SPEEDS = [["8", "8 tokens/s"], ["32", "32 tokens/s"], ["128", "128 tokens/s"], ["update", "by update"]];
-const FEW_DOCUMENTS = 3; // are shown side by side
+const FEW_DOCUMENTS = 3; // up to so many, norms of all documents are shown at first
 
 async function render({ model, el, signal }) {
   const place = await connect(model, signal);
@@ -112,7 +112,7 @@ async function render({ model, el, signal }) {
     if (!pinMark.hidden) pinMark.style.transform = `translateX(${x(pinned)}px)`;
   }
 
-  /** What follows the selection: at once what the page knows, the picture when it is there. */
+  /** Draw what follows the selection: at once what the page knows, the picture when it has arrived. */
   function draw() {
     if (signal.aborted) return;
     const problem = whyNot();
@@ -129,7 +129,7 @@ async function render({ model, el, signal }) {
     switches.order.update(state.order === "length");
   }
 
-  /** What stands where there is no picture; null where there is one, or will be. */
+  /** Return the notice that stands in place of a picture, or null where there is one or will be. */
   function whyNot() {
     const { reader, parameter } = where(), style = stylesOf(reader), question = pictures.tile(), found = pictures.get(question);
     const choose = (text, changes) => h("button", { type: "button", tabindex: "-1", onclick: () => place.set(changes) }, text);
@@ -157,7 +157,7 @@ async function render({ model, el, signal }) {
     return figures.shownToken() === null && Date.now() - since > SLOW ? notice("loading", "Working …") : null;
   }
 
-  /** The selection in words, and all that the page knows: cursor, slider, text. */
+  /** Write the status line and the heading, and move cursor, slider and text to the selected token. */
   function say() {
     const { reader, parameter } = where(), at = place.get("token"), document = norms.document(at), [from, end] = norms.bounds(document);
     const entry = norms.parameters(reader).find((one) => one.name === parameter), pinned = place.get("pinned");
@@ -174,7 +174,7 @@ async function render({ model, el, signal }) {
     view.status.textContent = `token ${whole(at)}${head.texts ? ` ${printable(norms.texts[at])}` : ""}; after update ${whole(updates)}: ${entry ? `‖Δθ‖ of ${entry.label} ${brief(norm)}${share}` : "no Δθ"}`;
   }
 
-  // -- going about ----------------------------------------------------------------------------------------------------
+  // -- moving and playing ---------------------------------------------------------------------------------------------
   const go = (to) => place.set({ token: clamp(to, 0, head.tokens - 1) });
   const pin = () => place.set({ pinned: place.get("pinned") === null ? place.get("token") : null });
   const byUpdate = (direction) => go(norms.updateFrom(place.get("token"), direction));
@@ -190,12 +190,12 @@ async function render({ model, el, signal }) {
     if (pictures.saved !== null) return Math.min(...later, bounds()[1] - 1);
     return Math.min(wholeUpdates() ? norms.updateFrom(at, 1) : at + Math.max(1, Math.round((Number(speed) * FRAME_MS) / 1000)), bounds()[1] - 1);
   }
-  /** Ask for the next picture, go there when it is there and it is time; to the document's end. */
+  /** Play to the document's end: ask for the next picture, and go there when it has arrived and it is time. */
   async function play() {
     if (!pictures.moves()) return;
     if (place.get("token") >= bounds()[1] - 1) go(bounds()[0]);
     const mine = playing = Symbol("playing");
-    view.status.setAttribute("aria-live", "off"); // it would never stop talking
+    view.status.setAttribute("aria-live", "off"); // a screen reader would read every token
     playButton.textContent = "❚❚ pause";
     while (playing === mine && !signal.aborted && place.get("token") < bounds()[1] - 1) {
       state.ahead = nextFrame(place.get("token"));
@@ -231,7 +231,7 @@ async function render({ model, el, signal }) {
   });
   lines.canvas.addEventListener("pointermove", (event) => { if (event.buttons && lines.canvas.hasPointerCapture(event.pointerId)) scrub(event); });
 
-  // -- following ------------------------------------------------------------------------------------------------------
+  // -- changes of the selection and the controls ----------------------------------------------------------------------
   function set(changes) {
     Object.assign(state, changes);
     if (changes.zoom === null) figures.leave();

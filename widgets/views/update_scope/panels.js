@@ -1,32 +1,33 @@
-// What UpdateScope knows without asking: norms, texts, documents; and the elements that it fills.
+// UpdateScope's norms, texts and tables: what it shows without asking the kernel.
 
 import { h, table, token } from "../../core/js/elements.js";
 import { brief, fixed, whole } from "../../core/js/format.js";
 import { unpackTexts } from "../../core/js/packing.js";
 
-/** Norms of Δθ after updates, by reader and parameter, and where documents begin. */
+/** Norms of Δθ after updates, by reader and parameter, and the documents they belong to. */
 export class Norms {
   constructor(head, data) {
     this.head = head;
     this.data = data;
     this.texts = head.texts ? unpackTexts(data.text, data.text_bytes) : null;
-    this.after = Int32Array.from(data.drawn, (i) => data.updates[i] + 1); // tokens from which a norm holds
+    this.after = Int32Array.from(data.drawn, (i) => data.updates[i] + 1); // first token that each norm holds for
   }
 
   parameters(reader) { return this.head.moved[reader]?.parameters ?? []; }
 
-  /** Whether all parameters of a reader have a norm of θ₀ to be set against. */
+  /** Tell whether all parameters of a reader have a norm of θ₀, so that norms can be shown relative to it. */
   relative(reader) { return this.parameters(reader).every((entry) => entry.slow !== null); }
 
+  /** Return the document of a token. */
   document(at) { return below(this.head.starts, at + 1) - 1; }
 
-  /** First token, and one past the last, of a document. */
+  /** Return the first token of a document, and one past its last. */
   bounds(document) { return [this.head.starts[document], this.head.starts[document + 1] ?? this.head.tokens]; }
 
-  /** How many updates were made before a token. */
+  /** Return how many updates were made before a token. */
   updatesBefore(at) { return below(this.data.updates, at); }
 
-  /** The token after the update that follows, or that precedes, a token. */
+  /** Return the token after the next update (`direction` > 0), or after the one before. */
   updateFrom(at, direction) {
     const { updates } = this.data, count = this.updatesBefore(at), last = this.head.tokens - 1;
     if (direction > 0) return count < updates.length ? Math.min(updates[count] + 1, last) : last;
@@ -34,13 +35,14 @@ export class Norms {
     return index >= 0 ? updates[index] + 1 : 0;
   }
 
+  /** Return the norms of a parameter after the updates that are drawn, or null where the reader does not adapt it. */
   row(reader, name) {
     const index = this.parameters(reader).findIndex((entry) => entry.name === name);
     const count = this.after.length;
     return index < 0 ? null : this.data[this.head.moved[reader].norms].subarray(index * count, (index + 1) * count);
   }
 
-  /** ‖Δθ‖ at a token after its last update that is drawn; 0 at a document's start, NaN where it is not known. */
+  /** Return ‖Δθ‖ at a token, of the last update that is drawn; 0 at a document's start, NaN where it is not known. */
   at(reader, name, token) {
     const row = this.row(reader, name);
     if (row === null) return NaN;
@@ -50,7 +52,7 @@ export class Norms {
     return i < 0 || this.after[i] <= from ? 0 : row[i];
   }
 
-  /** Lines for the chart: pieces end where a document does, and begin at 0 there. */
+  /** Return a line for each parameter, in pieces that begin at 0 with each document; divided by ‖θ₀‖ where `relative`. */
   lines(reader, [from, to], relative) {
     return this.parameters(reader).map((entry) => {
       const row = this.row(reader, entry.name), unit = relative ? entry.slow : 1, pieces = [];
@@ -63,7 +65,7 @@ export class Norms {
           piece.x.push(this.after[i]);
           piece.y.push(row[i] / unit);
         }
-        piece.x.push(Math.min(end, this.head.tokens - 1)); // after its last update Δθ stays as it is
+        piece.x.push(Math.min(end, this.head.tokens - 1)); // Δθ stays the same after the last update
         piece.y.push(piece.y[piece.y.length - 1]);
         pieces.push(piece);
       }
@@ -74,7 +76,7 @@ export class Norms {
   }
 }
 
-/** How many of rising numbers are below one. */
+/** Return how many of rising numbers are below a value. */
 export function below(numbers, value) {
   let low = 0, high = numbers.length;
   while (low < high) {
@@ -85,10 +87,10 @@ export function below(numbers, value) {
   return low;
 }
 
-/** The text around a token: what was read, the token that comes, what follows it. */
+/** Make the text around a token: what was read, the token itself, what follows. */
 export function readingLine(norms, at) {
   const [first, end] = norms.bounds(norms.document(at));
-  // Long stretches of blanks are told, so that words stay in sight.
+  // Long runs of spaces are shortened, so that words stay in view.
   const one = (text) => {
     const shown = token(text);
     shown.textContent = shown.textContent.replace(/␣{4,}/g, (blanks) => `␣×${blanks.length} `);
@@ -102,7 +104,7 @@ export function readingLine(norms, at) {
   ];
 }
 
-/** Norms at updates of a stretch, as a table; the selected parameter comes first. */
+/** Make a table of norms after updates between two tokens; the selected parameter comes first. */
 export function normTable(norms, reader, selected, [from, to], choose) {
   const entries = [...norms.parameters(reader)].sort((a, b) => (b.name === selected) - (a.name === selected)).slice(0, 8);
   const places = [...norms.after.keys()].filter((i) => norms.after[i] > from && norms.after[i] <= to);
@@ -118,7 +120,7 @@ export function normTable(norms, reader, selected, [from, to], choose) {
   );
 }
 
-/** Figures of Δθ in words: pairs of a name and what is so. */
+/** Describe Δθ in figures, as [name, text] pairs. */
 export function deltaWords(tile, spectrum, slow, pinned) {
   const what = pinned === null ? "‖Δθ‖" : "‖difference‖";
   const share = slow && tile.norm !== null && pinned === null ? `, ${fixed((100 * tile.norm) / slow, tile.norm / slow < 0.01 ? 3 : 1)} % of ‖θ₀‖` : "";
@@ -132,7 +134,7 @@ export function deltaWords(tile, spectrum, slow, pinned) {
   return words;
 }
 
-/** How few entries of a vector hold half of its squared norm. */
+/** Describe how few entries of a vector hold half of its squared norm. */
 export function concentration(values) {
   const squares = Float64Array.from(values, (value) => value * value).sort().reverse();
   const half = squares.reduce((a, b) => a + b, 0) / 2;
@@ -141,13 +143,13 @@ export function concentration(values) {
   return half > 0 ? `half of the squared norm is in ${whole(count)} of ${whole(values.length)} entries` : "all entries are 0";
 }
 
-/** Rows (or columns) behind a cell, in the model's own numbering. */
+/** Return the rows (or columns) behind a cell, by the model's own numbers. */
 export function behind(order, cells, at) {
   const first = Math.floor((at * order.length) / cells), end = Math.floor(((at + 1) * order.length) / cells);
   return Array.from(order.subarray(first, Math.max(end, first + 1)));
 }
 
-/** "row 7", "rows 7, 9, 2 …". */
+/** Write "row 7" or "rows 7, 9, 2, 4, …". */
 export function places(one, many, numbers) {
   const shown = numbers.slice(0, 4).map(whole).join(", ");
   return `${numbers.length > 1 ? many : one} ${shown}${numbers.length > 4 ? ", …" : ""}`;

@@ -1,4 +1,4 @@
-// Δθ at one token: the picture, exact values of a piece of it, and its figures. It stays until the next one is there.
+// UpdateScope's picture of Δθ at one token, exact values of a piece of it, and its figures.
 
 import { surface } from "../../core/js/charts.js";
 import { button, h } from "../../core/js/elements.js";
@@ -12,11 +12,14 @@ import { behind, deltaWords, places } from "./panels.js";
 const PIECE_SIDE = 64;
 const PICTURE_HEIGHT = 540;
 
-/** The figures of Δθ as an element. `view` is the frame, `changed` asks for what is wanted and draws again. */
+/**
+ * Make the figures of Δθ. `view` is the frame; `changed()` asks for what is wanted and draws again. What is shown stays
+ * until the next picture has arrived.
+ */
 export function deltaFigures({ pictures, norms, state, view, changed, signal }) {
   const canvas = document.createElement("canvas");
-  let shown = null, painted = null, cell = null, sought = null; // sought: where in a piece the cell zoomed into lies
-  const drawn = new Map(); // what each canvas shows, so that none is painted twice
+  let shown = null, painted = null, cell = null, sought = null; // sought: {rows, columns} of the cell that is zoomed into
+  const drawn = new Map(); // what each canvas was drawn from, so that none is drawn twice
   const pictureTitle = h("h4", {}), pictureBox = h("div", { class: "fwl-picture" }), readout = h("div", { class: "fwl-readout", "aria-hidden": "true" });
   const box = h("div", { class: "fwl-box", hidden: true }), zero = h("div", { class: "fwl-zero", hidden: true });
   const words = h("dl", { class: "fwl-words" }), legendBox = h("div"), histogramBox = h("div"), spectrumBox = h("div");
@@ -29,7 +32,7 @@ export function deltaFigures({ pictures, norms, state, view, changed, signal }) 
   const tile = () => { const found = pictures.get(shown); return found?.absent ? undefined : found; };
   const piece = () => pictures.get(pictures.piece());
   const spectrum = () => pictures.get(pictures.spectrum(shown));
-  /** How far colours reach: over the document where that is known and wanted, else in this picture. */
+  /** Return the limits of the colours: of the document where they are wanted and known, else of this picture. */
   function limits() {
     const now = tile(), peak = state.fixedScale ? pictures.get(pictures.peak()) : undefined;
     return peak?.limit ? peak : { limit: now.limit || now.size, size: now.size, first: 0 };
@@ -79,7 +82,7 @@ export function deltaFigures({ pictures, norms, state, view, changed, signal }) 
     picture.canvas.setAttribute("aria-label", `picture of ${pictureTitle.textContent}`);
     words.replaceChildren(...deltaWords(now, now.codes ? spectrum() : null, slow, pinned).flatMap(([name, text]) => [h("dt", {}, name), h("dd", {}, text)]));
     zero.hidden = now.size !== 0 || now.bad !== null;
-    figures.style.visibility = zero.hidden ? "" : "hidden"; // zeros say nothing
+    figures.style.visibility = zero.hidden ? "" : "hidden"; // figures of zeros are left out
     zero.textContent = pinned === null ? "Δθ = 0: nothing has been learned yet" : "no difference from the pinned token";
     if (now.bad) {
       const at = now.bad.first.map((index, axis) => `${now.codes ? ["row", "column"][axis] : "entry"} ${whole(index)}`).join(", ");
@@ -95,7 +98,7 @@ export function deltaFigures({ pictures, norms, state, view, changed, signal }) 
     one.now();
   }
 
-  /** Draw what the selection asks for, or, until it is there, what was. True where there is a picture. */
+  /** Draw the selected picture, or the last one until that has arrived. Returns whether there is a picture. */
   function show() {
     const question = pictures.tile(), found = pictures.get(question), { reader, parameter } = pictures.where();
     if (found !== undefined && !found.absent) shown = question;
@@ -113,13 +116,13 @@ export function deltaFigures({ pictures, norms, state, view, changed, signal }) 
     repaint(spectra, [spectrum(), limits().first, isDark()]);
     if (sought && piece()) settle();
     if (cell && (state.zoom === null || piece())) sayCell();
-    element.dataset.token = String(shown.token); // what is drawn, for whoever waits for it
+    element.dataset.token = String(shown.token); // tells tests what is drawn
     element.dataset.zoomed = String(Boolean(piece()));
     return true;
   }
 
   // -- one cell -------------------------------------------------------------------------------------------------------
-  /** Row and column, in the order shown, under the pointer; null beside the picture. */
+  /** Return the cell under the pointer as {row, column} in the order shown, or null beside the picture. */
   function pointed(event) {
     if (painted === null) return null;
     const area = picture.canvas.getBoundingClientRect();
@@ -127,7 +130,7 @@ export function deltaFigures({ pictures, norms, state, view, changed, signal }) 
     const row = Math.floor(((event.clientY - area.top - painted.y) / painted.high) * painted.rows);
     return row >= 0 && row < painted.rows && column >= 0 && column < painted.columns ? { row, column } : null;
   }
-  /** The cell that shows an entry, by the model's own numbers. */
+  /** Return the cell that shows an entry, given by the model's own row and column. */
   const cellOf = (entry) => {
     const now = tile(), at = entry.map((index, axis) => Math.ceil(((now[`order_${axis}`].indexOf(index) + 1) * now.cells[axis]) / now.shape[axis]) - 1);
     return { row: at[0], column: at[1] };
@@ -168,7 +171,7 @@ export function deltaFigures({ pictures, norms, state, view, changed, signal }) 
     if (!state.zoom && pointed(event)) zoomIn(pointed(event));
   });
 
-  /** To at most 64 × 64 exact values around a cell: the one pointed at, else the largest. */
+  /** Zoom in to at most 64 × 64 exact values around a cell: the one pointed at, else the largest. */
   function zoomIn(to = cell) {
     const now = tile();
     if (state.zoom || !now?.codes) return;
@@ -184,7 +187,7 @@ export function deltaFigures({ pictures, norms, state, view, changed, signal }) 
     sought = { rows: first(at.row + 1, 0) - row, columns: first(at.column + 1, 1) - column };
     changed();
   }
-  /** Of the entries behind the cell that was zoomed into, to the one that it showed: the largest, or one that is not finite. */
+  /** Move to the entry that the cell zoomed into showed: the largest of those behind it, or one that is not finite. */
   function settle() {
     const { values } = painted.exact, { row: top, column: left } = cell;
     const size = (row, column) => { const x = values[row * painted.columns + column]; return Number.isFinite(x) ? Math.abs(x) : Infinity; };
@@ -196,7 +199,7 @@ export function deltaFigures({ pictures, norms, state, view, changed, signal }) 
     sought = null;
   }
   function zoomOut() { state.zoom = null; leave(); changed(); }
-  /** Move to the next cell; false where no piece is zoomed into. */
+  /** Move by cells; returns false where no piece is zoomed into. */
   function moveCell(down, right) {
     if (!state.zoom || !piece()) return false;
     const [rows, columns] = piece().columns.values[2];
