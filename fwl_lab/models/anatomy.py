@@ -4,12 +4,16 @@ Only here does the library rely on the names that Hugging Face gives to parts. S
 Mistral and Qwen families, and others whose parts have the same names and compute the same.
 """
 
+from contextvars import ContextVar
+
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 FINAL_NORMS = ("norm", "ln_f")  # in the Llama, Mistral and Qwen families, and in GPT-2
 ROTARY, ABSOLUTE = "rotary_emb", "wpe"  # modules that make positions known
+# Inputs of the final norm while a body runs, of one thread: several may run the same network at once.
+_residuals: ContextVar[list[Tensor] | None] = ContextVar("residuals", default=None)
 
 
 def layers(network: PreTrainedModel) -> nn.ModuleList:
@@ -77,6 +81,45 @@ def body_matrix_size(network: PreTrainedModel) -> int:
         for parameter in module.parameters(recurse=False)
         if parameter.ndim == 2
     )
+
+
+def watch_residual(network: PreTrainedModel) -> None:
+    """Prepare a network for :func:`residual`, once and for good, so that running it changes no module."""
+    norm = final_norm(network)
+    if _keep_input not in norm._forward_pre_hooks.values():
+        norm.register_forward_pre_hook(_keep_input)
+
+
+def _keep_input(_norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    if (kept := _residuals.get()) is not None:
+        kept.append(inputs[0])
+
+
+def residual(network: PreTrainedModel, ids: Tensor, positions: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
+    """Run the body and return the residual stream before the final norm; needs :func:`watch_residual`.
+
+    Parameters
+    ----------
+    ids, positions : (B, T) long
+        Tokens and their positions.
+    mask : (B, 1, T, S + T) bool
+        True where a query sees a key.
+    cache : DynamicCache
+        KV cache of S positions, to which the tokens' own are appended.
+
+    Returns
+    -------
+    (B, T, D)
+    """
+    kept: list[Tensor] = []
+    token = _residuals.set(kept)
+    try:
+        network.base_model(
+            input_ids=ids, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True
+        )
+    finally:
+        _residuals.reset(token)
+    return kept[0]
 
 
 @torch.no_grad()

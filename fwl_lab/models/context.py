@@ -1,14 +1,14 @@
-"""How a language model of limited context reads a document of any length.
+"""Read documents of any length with a language model of limited context.
 
-Two kinds of position, one interface: :func:`read_body` takes the next tokens and what is remembered of the earlier
-ones (:class:`Context`), and returns residual states and the new context.
+:func:`read_body` takes the next tokens and the :class:`Context` of the earlier ones, and returns the residual stream
+and the new context, for both kinds of position:
 
-- **Rotary** models: each query sees exactly the last `window` positions, itself included, in every layer, by mask.
-  The cache of keys and values is only storage.
-- **Absolute** positions (GPT-2): windows of W start at multiples of W/2; a token's state is taken in the latest
-  window that gives it at least W/2 of context. At each such start the last W/2 tokens are read again.
+- **Rotary** models: in every layer each query sees exactly the last `window` positions, itself included, by mask.
+  The KV cache is only storage.
+- **Absolute** positions (GPT-2): windows of W positions start at multiples of W/2; a token's residual stream is taken
+  from the latest window that gives it at least W/2 of context. At each start the last W/2 tokens are read again.
 
-Symbols: B rows, T new tokens, S remembered tokens, W window, D width of the residual stream.
+Symbols: B rows, T new tokens, S cached tokens, W window, D width of the residual stream.
 """
 
 from collections.abc import Callable
@@ -18,25 +18,25 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from fwl_lab.ops.state import equal_rows, map_state
+from fwl_lab.ops.state import concatenate_rows, equal_rows, select_rows
 
 # body(ids (B, T), positions (B, T), mask (B, 1, T, S + T) bool, cache) -> residual (B, T, D)
 Body = Callable[[Tensor, Tensor, Tensor, DynamicCache], Tensor]
 
 
 class Context(NamedTuple):
-    """What a body remembers of the tokens it has read. Tensors are never changed in place.
+    """KV cache and positions of the tokens that a body has read. Its tensors are never changed in place.
 
     Attributes
     ----------
     keys, values : tuple of (B, heads, S, d) tensors, one per layer
-        As computed by the weights of their time. Empty tuples before the first token.
+        KV cache, as computed by the weights at the time of reading. Empty tuples before the first token.
     positions : (B, S) long
-        Position of each remembered key in its row; -1 where the slot was padding.
+        Position of each cached key in its row; -1 where the slot was padding.
     recent : (B, <= W) long
         Absolute positions only: the tokens of the current window, from its start; -1 where the slot is empty.
     seen : (B,) long
-        Tokens read so far, padding not counted.
+        Number of tokens read, padding not counted.
     """
 
     keys: tuple[Tensor, ...]
@@ -47,12 +47,12 @@ class Context(NamedTuple):
 
     @classmethod
     def empty(cls, rows: int, device: torch.device | str) -> "Context":
-        """The context of `rows` documents of which nothing has been read."""
+        """Return the context of `rows` documents of which nothing has been read."""
         none = torch.zeros(rows, 0, dtype=torch.long, device=device)
         return cls((), (), none, none, torch.zeros(rows, dtype=torch.long, device=device))
 
     def reset_rows(self, fresh: Tensor) -> "Context":
-        """The context with the rows where `fresh` (B,) is True emptied."""
+        """Return the context with the rows emptied where `fresh` (B,) is True."""
         column = fresh[:, None]
         return self._replace(
             positions=self.positions.masked_fill(column, -1),
@@ -68,18 +68,23 @@ def read_body(
 
     Parameters
     ----------
+    body : callable
+        Runs the layers on tokens, positions, mask and KV cache; see :data:`Body`.
     ids : (B, T) long
+        Next tokens.
     context : Context
+        Context of the tokens before.
     window : int
-        How many past positions the body sees, itself included (W).
+        Number of positions that a query sees, its own included (W).
     rotary : bool
-        Rotary or absolute positions.
+        True for rotary positions, False for absolute ones.
     valid : (B, T) bool, optional
-        False for padding: not attended, not counted.
+        False for padding, which is neither attended to nor counted.
 
     Returns
     -------
-    residual : (B, T, D), the stream before the final norm; padding holds finite rubbish
+    residual : (B, T, D)
+        Residual stream before the final norm. At padding its values are finite but have no meaning.
     context : Context
     """
     if valid is not None and bool(valid.all()):
@@ -97,28 +102,30 @@ def read_body(
 def _forward(
     body: Body, ids: Tensor, context: Context, positions: Tensor, mask: Tensor
 ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Run the body once; return the residual stream (B, T, D), and keys and values of all S + T tokens by layer."""
     cache = DynamicCache()
     for layer, (key, value) in enumerate(zip(context.keys, context.values, strict=True)):
         cache.update(key, value, layer)
     residual = body(ids, positions, mask[:, None], cache)
-    layers: list[Any] = cache.layers  # of keys and values; the library's type covers other kinds too
+    layers: list[Any] = cache.layers  # each with keys and values; the declared type covers other kinds too
     return residual, tuple(layer.keys for layer in layers), tuple(layer.values for layer in layers)
 
 
 def _read_rotary(
     body: Body, ids: Tensor, context: Context, window: int, valid: Tensor | None
 ) -> tuple[Tensor, Context]:
+    """Read at most W tokens with rotary positions, and keep the last W - 1 keys and values."""
     steps = torch.ones_like(ids) if valid is None else valid.long()
     queries = context.seen[:, None] + steps.cumsum(1) - 1  # (B, T)
     positions = torch.cat([context.positions, queries if valid is None else queries.where(valid, -1)], 1)  # (B, S + T)
     distance = queries[:, :, None] - positions[:, None, :]
     mask = (positions[:, None, :] >= 0) & (distance >= 0) & (distance < window)  # (B, T, S + T)
-    if valid is not None:  # a padded query sees itself, so that its rubbish is finite
+    if valid is not None:  # a padded query sees itself: a softmax over nothing would be NaN
         mask.diagonal(context.positions.shape[1], 1, 2).fill_(True)
     residual, keys, values = _forward(body, ids, context, queries.clamp(min=0), mask)
     surplus = positions.shape[1] - (window - 1)
     if surplus > 0:
-        # Rows that hold unlike amounts of padding keep each its own last positions.
+        # Rows with different amounts of padding keep their own last positions each.
         order = positions.argsort(dim=1, stable=True)[:, surplus:] if bool((positions < 0).any()) else None
         keys, values = (tuple(_keep(x, surplus, order) for x in group) for group in (keys, values))
         positions = positions[:, surplus:] if order is None else positions.gather(1, order)
@@ -126,7 +133,7 @@ def _read_rotary(
 
 
 def _keep(cached: Tensor, surplus: int, order: Tensor | None) -> Tensor:
-    """The last slots of cached keys or values (B, heads, S, d), or the slots in `order` (B, kept)."""
+    """Drop the first `surplus` slots of cached keys or values (B, heads, S, d), or keep those in `order` (B, kept)."""
     if order is None:
         return cached[:, :, surplus:].clone()  # a view would hold the whole past in memory
     return cached.gather(2, order[:, None, :, None].expand(-1, cached.shape[1], -1, cached.shape[3]))
@@ -135,32 +142,34 @@ def _keep(cached: Tensor, surplus: int, order: Tensor | None) -> Tensor:
 def _read_absolute(
     body: Body, ids: Tensor, context: Context, window: int, valid: Tensor | None
 ) -> tuple[Tensor, Context]:
+    """Read at most W tokens with absolute positions, rows at different positions one by one."""
     if valid is None and equal_rows(context.seen) and bool((context.recent >= 0).all()):
         return _read_absolute_aligned(body, ids, context, window)
-    # Rows that stand at unlike positions start their windows at unlike times: one row at a time.
+    # Rows at different positions start their windows at different tokens.
     residuals, contexts = [], []
     for row in range(len(ids)):
-        own = _row(context, row)
+        own = _without_padding(select_rows(context, slice(row, row + 1)))
         real = slice(None) if valid is None else valid[row]
         tokens = ids[row : row + 1, real]
         if tokens.shape[1]:
             out, own = _read_absolute_aligned(body, tokens, own, window)
             residuals.append((row, real, out[0]))
         contexts.append(own)
-    # Where all is padding, one token tells width and dtype.
+    # Where everything is padding, reading one token gives width and dtype.
     like = residuals[0][2] if residuals else _extend(body, ids[:1, :1], Context.empty(1, ids.device), 0)[0]
     residual = like.new_zeros(*ids.shape, like.shape[-1])
     for row, real, out in residuals:
         residual[row, real] = out
-    return residual, _join(contexts)
+    return residual, concatenate_rows(_padded(contexts))
 
 
 def _read_absolute_aligned(body: Body, ids: Tensor, context: Context, window: int) -> tuple[Tensor, Context]:
+    """Read tokens of rows that all stand at the same position, without padding."""
     half, pieces = window // 2, []
     while ids.shape[1]:
         seen = int(context.seen[0])
         start = max(0, seen // half - 1) * half
-        if start != seen - context.recent.shape[1]:  # a new window: read again what it begins with
+        if start != seen - context.recent.shape[1]:  # a new window: its first tokens are read again
             again = context.recent[:, start - seen :]
             fresh = Context.empty(len(ids), ids.device)
             with torch.no_grad():
@@ -173,7 +182,7 @@ def _read_absolute_aligned(body: Body, ids: Tensor, context: Context, window: in
 
 
 def _extend(body: Body, ids: Tensor, context: Context, start: int) -> tuple[Tensor, Context]:
-    """Read `ids` into the window that begins at position `start`; all rows aligned, nothing dropped."""
+    """Read tokens into the window that begins at position `start`; all rows aligned, nothing dropped."""
     old, new = context.recent.shape[1], ids.shape[1]
     positions = torch.arange(old + new, device=ids.device).expand(len(ids), -1)
     mask = positions[:, None, :] <= positions[:, old:, None]
@@ -182,19 +191,18 @@ def _extend(body: Body, ids: Tensor, context: Context, start: int) -> tuple[Tens
     return residual, Context(keys, values, positions + start, recent, context.seen + new)
 
 
-def _row(context: Context, row: int) -> Context:
-    """One row's context without the padding that :func:`_join` put before it."""
-    real = context.recent[row] >= 0
-    one = map_state(lambda x: x[row : row + 1], context)
-    keys, values = (tuple(x[:, :, real] for x in group) for group in (one.keys, one.values))
+def _without_padding(context: Context) -> Context:
+    """Return the context of a single row without the empty slots that :func:`_padded` put in front."""
+    real = context.recent[0] >= 0
+    keys, values = (tuple(x[:, :, real] for x in group) for group in (context.keys, context.values))
     if not bool(real.any()):
         keys, values = (), ()
-    return Context(keys, values, one.positions[:, real], one.recent[:, real], one.seen)
+    return Context(keys, values, context.positions[:, real], context.recent[:, real], context.seen)
 
 
-def _join(contexts: list[Context]) -> Context:
-    """Contexts of single rows as one batch; the shorter ones get empty slots (position and token -1) in front."""
-    longest = max(contexts, key=lambda c: c.recent.shape[1])
+def _padded(contexts: list[Context]) -> list[Context]:
+    """Return contexts of single rows with equally many slots each: empty ones (position and token -1) in front."""
+    longest = max(contexts, key=lambda context: context.recent.shape[1])
     slots = longest.recent.shape[1]
 
     def pad(x: Tensor, dim: int, value: int = 0) -> Tensor:
@@ -202,16 +210,16 @@ def _join(contexts: list[Context]) -> Context:
         shape[dim] = slots - x.shape[dim]
         return torch.cat([x.new_full(shape, value), x], dim)
 
-    def layer(group: str, index: int) -> Tensor:
-        like = getattr(longest, group)[index]
-        rows = [getattr(c, group) for c in contexts]
-        return torch.cat([pad(r[index], 2) if r else like.new_zeros(like.shape) for r in rows])
+    def cache(own: tuple[Tensor, ...], like: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(pad(x, 2) for x in own) if own else tuple(map(torch.zeros_like, like))
 
-    layers = range(len(longest.keys))
-    return Context(
-        tuple(layer("keys", i) for i in layers),
-        tuple(layer("values", i) for i in layers),
-        torch.cat([pad(c.positions, 1, -1) for c in contexts]),
-        torch.cat([pad(c.recent, 1, -1) for c in contexts]),
-        torch.cat([c.seen for c in contexts]),
-    )
+    return [
+        Context(
+            cache(context.keys, longest.keys),
+            cache(context.values, longest.values),
+            pad(context.positions, 1, -1),
+            pad(context.recent, 1, -1),
+            context.seen,
+        )
+        for context in contexts
+    ]

@@ -4,9 +4,7 @@ Symbols: B rows, T tokens, D width of the residual stream, V vocabulary.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +22,6 @@ from fwl_lab.models.saving import BLOCK, WINDOW_NAME, save_model
 from fwl_lab.models.tuned_rule import GradientStatistics, TunedRule
 from fwl_lab.ops.cross_entropy import token_nll
 from fwl_lab.ops.norms import Normalisation, RMSNorm
-
-# Inputs of final norms during a call of a body, of this thread only: threads may read one network at the same time.
-_captured: ContextVar[list[Tensor] | None] = ContextVar("captured", default=None)
 
 
 class LanguageModel(nn.Module):
@@ -79,7 +74,7 @@ class LanguageModel(nn.Module):
         expected = anatomy.first_logits(network)
         make_exact(network)
         network.set_attn_implementation("sdpa")
-        _watch(anatomy.final_norm(network))
+        anatomy.watch_residual(network)
         self.network = network
         self.tokenizer = tokenizer
         self.window = _window(network, self.rotary, window)
@@ -120,10 +115,7 @@ class LanguageModel(nn.Module):
 
     @property
     def tuned_rule(self) -> TunedRule | None:
-        """Rule of dynamic evaluation tuned for this model, which a reader without another takes; set on the base too.
-
-        Raises ValueError where something else than a TunedRule or None is assigned.
-        """
+        """Rule of dynamic evaluation tuned for this model, taken by readers without another; set on the base too."""
         return self._tuned_rule
 
     @tuned_rule.setter
@@ -214,12 +206,8 @@ class LanguageModel(nn.Module):
         return read_body(self._body, ids, context, window=self.window, rotary=self.rotary, valid=valid)
 
     def _body(self, ids: Tensor, positions: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
-        """Run the body once and return what its final norm is given; the `body` of `read_body`."""
-        with _capturing() as captured:
-            self.network.base_model(
-                input_ids=ids, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True
-            )
-        return captured[0]
+        """Run the body once, as `read_body` asks for it."""
+        return anatomy.residual(self.network, ids, positions, mask, cache)
 
     def normalise(self, x: Tensor) -> Tensor:
         """Return Norm(x) without gain and bias, (..., D), by the kind and ε of the model's final norm."""
@@ -285,28 +273,6 @@ class LanguageModel(nn.Module):
     def save(self, folder: str | Path, *, dtype: torch.dtype | None = None, block: str = BLOCK) -> None:
         """Write the model, its block and its base to a folder; see `fwl_lab.models.saving.save_model`."""
         save_model(self, folder, dtype=dtype, block=block)
-
-
-def _watch(norm: nn.Module) -> None:
-    """Let a norm hand its inputs to :func:`_capturing`, for good, so that reading changes no module."""
-    if _capture not in norm._forward_pre_hooks.values():
-        norm.register_forward_pre_hook(_capture)
-
-
-def _capture(_norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    if (found := _captured.get()) is not None:
-        found.append(inputs[0])
-
-
-@contextmanager
-def _capturing() -> Iterator[list[Tensor]]:
-    """Collect the inputs of final norms that this thread calls."""
-    found: list[Tensor] = []
-    token = _captured.set(found)
-    try:
-        yield found
-    finally:
-        _captured.reset(token)
 
 
 def _window(network: PreTrainedModel, rotary: bool, window: int | None) -> int:
