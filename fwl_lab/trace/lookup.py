@@ -116,8 +116,8 @@ def default_baseline(trace: xr.Dataset) -> str:
     found = find_baseline(trace)
     if found is None:
         raise ValueError(
-            f"no reader named {schema.BASE!r} in this trace, and none that does not adapt, for gains to be measured "
-            f"against; it holds {', '.join(reader_names(trace))}. Name one: baseline=..."
+            f"no reader {schema.BASE!r} in this trace; it holds {', '.join(reader_names(trace))}, and each of them "
+            "adapts. Name the one that gains are measured against: baseline=..."
         )
     return found
 
