@@ -78,7 +78,7 @@ format: $(STAMP)  ## let the linter and the formatter rewrite the code
 	$(BIN) -m ruff check --fix .
 	$(BIN) -m ruff format .
 
-clean:  ## remove caches and built packages (runs/ and .venv stay)
+clean:  ## remove caches and built packages (runs/, .venv and node_modules stay)
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find fwl_lab widgets notebooks tests -depth \( -name __pycache__ -o -name .ipynb_checkpoints \) -exec rm -rf {} +
 

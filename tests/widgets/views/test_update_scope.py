@@ -188,7 +188,7 @@ def test_a_long_trace_starts_small():
 
 
 def test_norms_are_thinned_evenly_and_keep_the_last_of_each_document(trace, monkeypatch):
-    monkeypatch.setattr("widgets.views.update_scope.norms.BYTES", 300)
+    monkeypatch.setattr("widgets.views.update_scope.norms.NORM_BYTES", 300)
     arrays, _ = drifts(trace)
     assert len(arrays["drawn"]) < len(arrays["updates"])
     document = trace.document.values[arrays["updates"]]
