@@ -1,12 +1,13 @@
-"""From θ₀ to the fast weights of one token, for a fast-weight block: what each earlier token did on the way.
+"""Split the gain of a token read with a fast-weight block over the earlier tokens that the block learned from.
 
-The body does not adapt, so a token's residual state x is fixed, and its NLL along the common scaling of all updates is
-L(α) = ℓ(θ₀ + α Δθ) with Δθ = Σ_i ρ_i u_i. Then L(0) − L(1) = −∫₀¹ Σ_i ⟨∇L(α), ρ_i u_i⟩ dα, term by term the shares.
-Both the gradient of a matrix and an update are outer products, d qᵀ and δ_i k_iᵀ, so their inner product is
+The body does not adapt, so a token's residual state x is fixed, and its NLL when all updates are scaled by α is
+L(α) = ℓ(θ₀ + α Δθ) with Δθ = Σ_i ρ_i u_i. Then L(0) − L(1) = −∫₀¹ Σ_i ⟨∇L(α), ρ_i u_i⟩ dα, and term i is the share of
+source i. Both the gradient of a matrix and an update are outer products, d qᵀ and δ_i k_iᵀ, so their inner product is
 (d·δ_i)(q·k_i).
 
-Symbols: n sources, N nodes α, H = 4·size, S width of the norm; k_i, δ_i the factors of source i (−η·w in δ), ρ_i what
-decay or a cap has left of it; z₁, h, z₂, o and δ_v = ∂ℓ/∂v as in `fast_weights/README.md`. All in float64 on the CPU.
+Symbols: n sources; N nodes α; H = 4·size; S width of the norm; k_i, δ_i the factors of source i (−η·w included in δ);
+u_i its update, δ_i k_iᵀ or δ_i; ρ_i the fraction of it that decay and caps have left at the target; z₁, h, z₂, o and
+δ_v = ∂ℓ/∂v as in `fast_weights/README.md`. Everything is computed in float64 on the CPU.
 """
 
 from collections.abc import Sequence
@@ -16,32 +17,39 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from fwl_lab.attribution.path_integral import Integral, Parts, Rule, integrate
+from fwl_lab.attribution.path_integral import Integral, Parts, Quadrature, integrate
 from fwl_lab.fast_weights import FastWeightState
 from fwl_lab.fast_weights.update_rule import PARAMETERS
 from fwl_lab.models.context import Context
 from fwl_lab.ops.observer import Observer
-from fwl_lab.readers import FastWeightReader
-from fwl_lab.trace import schema as schema
+from fwl_lab.readers.fast_weights import FastWeightReader
+from fwl_lab.trace import schema
 
-RULE = Rule(nodes=16, tolerance=1e-4, most=2048)
-CALL = 512  # tokens between two states that a replay can start from
+QUADRATURE = Quadrature(nodes=16, tolerance=1e-4, most=2048)
+STATE_EVERY = 512  # tokens between two stored states that a replay can start from, and tokens in a call
 
 
 class BlockPaths:
-    """Paths to the tokens of one document; where fast weights were carried, of all documents up to it.
+    """NLL of tokens along the paths from θ₀ to the fast weights of a block.
 
-    Takes the factors of all these tokens in float64: with the bundled model 31 kB a token.
+    Holds the factors in float64 of all tokens of one document, or, where fast weights were carried, of all documents
+    up to it: with the bundled model 31 kB a token. They are taken from the trace, or made by reading the document again
+    where the trace does not hold them.
 
     Parameters
     ----------
     reader : FastWeightReader
-        Set as the one that made the trace; stays as it is.
+        Set as the one that made the trace; unchanged.
     trace : Dataset
     name : str
-        Of the reader in the trace.
+        Name of the reader in the trace.
     first, stop : int
         Trace indices: the first token that can be a source, and one past the last target.
+
+    Raises
+    ------
+    ValueError
+        Fast weights were carried over from earlier documents, and the trace does not hold all factors.
     """
 
     def __init__(self, reader: FastWeightReader, trace: xr.Dataset, name: str, first: int, stop: int) -> None:
@@ -62,18 +70,18 @@ class BlockPaths:
 
     @torch.no_grad()
     def _residuals(self) -> Tensor:
-        """What the block read to score each token, (n, D)."""
+        """Return the block's input for the score of each token, (n, D)."""
         pieces, bos = [], torch.tensor([self.model.bos])
         for start, end in self.documents:
             context = Context.empty(1, self.model.device)
             inputs = torch.cat([bos, self.ids[start : end - 1]]).to(self.model.device)
-            for part in inputs.split(CALL):
+            for part in inputs.split(STATE_EVERY):
                 residual, context = self.model.read(part[None], context)
                 pieces.append(residual[0])
         return torch.cat(pieces)
 
     def _take(self, trace: xr.Dataset, name: str, stop: int) -> None:
-        """Factors and retention from the trace."""
+        """Take factors and retention from the trace."""
         at = {schema.TOKEN: slice(self.first, stop)}
 
         def recorded(variable: str) -> Tensor:
@@ -88,7 +96,7 @@ class BlockPaths:
         self.keep[grid[inside] - self.first] = trace[schema.RETENTION].sel({schema.READER: name}).values[inside]
 
     def _collect(self, trace: xr.Dataset) -> None:
-        """The same by reading the document again."""
+        """Make factors and retention by reading the document again; ValueError where there are several documents."""
         if len(self.documents) > 1:
             raise ValueError(
                 "fast weights were carried over from earlier documents, and the trace does not hold the factors of all "
@@ -96,61 +104,60 @@ class BlockPaths:
             )
         fresh, collector = self.reader.with_step_scale(self.reader.step_scale), _Collector(len(self.ids))
         with fresh.observed(collector):
-            for part in self.ids.split(CALL):
+            for part in self.ids.split(STATE_EVERY):
                 fresh.read(part[None])
         self.deltas = {n: torch.cat(parts) for n, parts in collector.deltas.items()}
         self.keys = {n: torch.cat(parts) for n, parts in collector.keys.items()}
         self.keep = collector.keep
 
-    # -- what a receipt asks --------------------------------------------------------------------------------------
-
     def sources(self, token: int) -> np.ndarray:
-        """Trace indices of the tokens whose updates are in Δθ at `token`, (n,)."""
+        """Return the trace indices of the tokens whose updates are in Δθ at `token`, (n,)."""
         return np.arange(self.first, token)
 
     def slow(self, token: int) -> float:
-        """NLL at θ₀."""
+        """Return the NLL of a token at θ₀, nats."""
         return float(_Target(self, token - self.first).nll(torch.zeros(1, 1).double())[0])
 
-    def shares(self, token: int, rule: Rule) -> Integral:
-        """What each source paid of the gain, (n,) nats, by parameter."""
+    def shares(self, token: int, quadrature: Quadrature) -> Integral:
+        """Return the integral whose parts are each source's share of a token's gain, (n,) nats, by parameter."""
         target = _Target(self, token - self.first)
-        return integrate(target.slope, lambda alpha: float(target.nll(torch.tensor([[alpha]]).double())[0]), rule)
+        return integrate(target.slope, lambda alpha: float(target.nll(torch.tensor([[alpha]]).double())[0]), quadrature)
 
     def held(self, token: int, sources: Sequence[int]) -> np.ndarray:
-        """NLL without the update of each of some sources (trace indices), the others as they were."""
+        """Return the token's NLL without the update of each source (trace indices), the others as they were, nats."""
         without = torch.tensor([source - self.first for source in sources])
         target = _Target(self, token - self.first)
         return target.nll(torch.ones(len(without), 1).double(), without).numpy()
 
     @torch.no_grad()
     def replayed(self, token: int, sources: Sequence[int]) -> np.ndarray:
-        """NLL where each of some sources taught nothing, and all that follows it was read again."""
+        """Return the token's NLL when each source's update is not made and all after it is read again, nats."""
         return np.array([self._replay(token - self.first, source - self.first) for source in sources])
 
-    # -- reading again --------------------------------------------------------------------------------------------
-
     def _replay(self, target: int, dropped: int) -> float:
-        stretches = list(self._stretches(target + 1))
+        """Return the NLL of a target, read again without the update of one source; both count from `first`."""
+        calls = list(self._calls(target + 1))
         if not self.states:
             state = self.block.initial_state(1)
-            for begin, end in self._stretches(len(self.ids)):
+            for begin, end in self._calls(len(self.ids)):
                 self.states[begin] = state = self._enter(state, begin)
                 state = self._advance(state, begin, end)[1]
-        at = max(begin for begin, _ in stretches if begin <= dropped)
+        at = max(begin for begin, _ in calls if begin <= dropped)
         state, nll = self.states[at], torch.zeros(1)
-        for begin, end in stretches:
+        for begin, end in calls:
             if begin >= at:
                 nll, state = self._advance(self._enter(state, begin), begin, end, dropped)
         return float(nll[-1])
 
-    def _stretches(self, stop: int) -> list[tuple[int, int]]:
-        """The tokens before `stop` in calls, none of them across documents."""
+    def _calls(self, stop: int) -> list[tuple[int, int]]:
+        """Return the ranges in which the tokens before `stop` are read, each within one document."""
         cuts = [(start, min(end, stop)) for start, end in self.documents if start < stop]
-        return [(begin, min(begin + CALL, end)) for start, end in cuts for begin in range(start, end, CALL)]
+        return [
+            (begin, min(begin + STATE_EVERY, end)) for start, end in cuts for begin in range(start, end, STATE_EVERY)
+        ]
 
     def _enter(self, state: FastWeightState, begin: int) -> FastWeightState:
-        """The state with which a stretch begins: at a document's start, with what was carried there."""
+        """Return the state before a range: at a document's start a fresh one with the carried Δθ, else `state`."""
         if begin in (start for start, _ in self.documents) and int(state.seen[0]):
             return self.block.initial_state(1)._replace(delta=state.fast_weights())
         return state
@@ -158,7 +165,10 @@ class BlockPaths:
     def _advance(
         self, state: FastWeightState, begin: int, end: int, dropped: int | None = None
     ) -> tuple[Tensor, FastWeightState]:
-        """NLL (end − begin,) and the state after these tokens; `dropped` teaches nothing."""
+        """Return the NLL (end − begin,) of a range of tokens, nats, and the state after it.
+
+        dropped : index of a token whose update is not made; None: all are made.
+        """
         hidden, labels = self.hidden[None, begin:end], self.ids[None, begin:end].to(self.model.device)
         scale: float | dict[str, Tensor] = self.reader.step_scale
         if dropped is not None and begin <= dropped < end:
@@ -171,7 +181,14 @@ class BlockPaths:
 
 
 class _Target:
-    """One token: what its NLL is along the path, and with some updates taken out."""
+    """One token's NLL and slope along the path, and its NLL with some updates taken out.
+
+    Parameters
+    ----------
+    paths : BlockPaths
+    target : int
+        Index of the token, counted from `paths.first`.
+    """
 
     def __init__(self, paths: BlockPaths, target: int) -> None:
         self.paths, self.block, self.label = paths, paths.block, int(paths.ids[target])
@@ -184,14 +201,21 @@ class _Target:
         self.match = self.keys["W1"] @ self.k1 * self.rho if "W1" in self.keys else None  # ρ_i (k_i·k₁), (n,)
 
     def _moved(self, name: str, alpha: Tensor, without: Tensor | None) -> Tensor | float:
-        """α Δθ of a vector, (N, ...); less the updates `without` (N,), one a row."""
+        """Return α Δθ of a vector, (N, ...), for α (N, 1); minus the update of source `without` (N,) in each row."""
         if name not in self.deltas:
             return 0.0
         moved = alpha * (self.rho @ self.deltas[name])
         return moved if without is None else moved - self.rho[without, None] * self.deltas[name][without]
 
     def _forward(self, alpha: Tensor, without: Tensor | None = None) -> dict[str, Tensor]:
-        """All that the token's way through the block is made of at each α (N, 1)."""
+        """Compute the block's output for the token at each α (N, 1), minus the update of source `without` (N,).
+
+        Returns
+        -------
+        dict
+            z1 (N, H); matches ρ_i (k_i·h) of the sources' keys of W2 (N, n); normed, scale of the norm; gain; logits
+            (N, V).
+        """
         theta = self.paths.slow_weights
         z1 = theta["W1"] @ self.k1 + theta["b1"] + self._moved("b1", alpha, without)
         if self.match is not None:
@@ -216,13 +240,19 @@ class _Target:
 
     @torch.no_grad()
     def nll(self, alpha: Tensor, without: Tensor | None = None) -> Tensor:
-        """L(α) for each α (N, 1); less the updates `without` (N,), one a row."""
+        """Return L(α) for each α (N, 1), (N,) nats, minus the update of source `without` (N,) in each row."""
         logits = self._forward(alpha, without)["logits"]
         return logits.logsumexp(1) - logits[:, self.label]
 
     @torch.no_grad()
     def slope(self, places: np.ndarray, weighted: np.ndarray) -> Parts:
-        """−Σ w ⟨∇L(α), ρ_i u_i⟩ over places α and weights w (N,), of each source (n,), by parameter."""
+        """Return −Σ_α w ⟨∇L(α), ρ_i u_i⟩ of each source i (n,), nats, by parameter.
+
+        Parameters
+        ----------
+        places, weighted : (N,) float
+            Places α, and the weights w with which their slopes are summed.
+        """
         alpha, weights = (torch.from_numpy(x)[:, None] for x in (places, weighted))
         way = self._forward(alpha)
         unembedding = self.paths.head[0]
@@ -246,7 +276,7 @@ class _Target:
 
 
 class _Collector(Observer):
-    """Keeps a reading's factors, and what was left of the past after each token."""
+    """Observer that keeps the factors of each token, and the retention after it (1 where nothing acted)."""
 
     def __init__(self, tokens: int) -> None:
         self.keys: dict[str, list[Tensor]] = {}
@@ -255,6 +285,7 @@ class _Collector(Observer):
         self.count = 0
 
     def learned(self, factors: dict[str, tuple[Tensor | None, Tensor]]) -> None:
+        """Keep the factors of the next tokens."""
         for name, (key, delta) in factors.items():
             self.deltas.setdefault(name, []).append(_wide(delta[0]))
             if key is not None:
@@ -262,16 +293,17 @@ class _Collector(Observer):
         self.count += next(iter(factors.values()))[1].shape[1]
 
     def retained(self, keep: Tensor) -> None:
+        """Keep the factor by which Δθ was multiplied after the last token learned."""
         if self.count:
             self.keep[self.count - 1] = float(keep[0])
 
 
 def holds_factors(trace: xr.Dataset, name: str, parameters: Sequence[str]) -> bool:
-    """Whether a trace holds a reader's factors of all these parameters."""
+    """Return whether a trace holds a reader's factors of all these parameters."""
     recorded = all(schema.delta_name(parameter) in trace for parameter in parameters)
     return trace.attrs.get(schema.FACTORED) == name and recorded
 
 
 def _wide(x: Tensor) -> Tensor:
-    """A float64 copy in the memory of the CPU."""
+    """Return a float64 copy on the CPU."""
     return x.detach().to("cpu", torch.float64, copy=True)

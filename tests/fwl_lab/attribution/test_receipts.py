@@ -37,7 +37,7 @@ from fwl_lab import (
     stdlib_corpus,
 )
 from fwl_lab.attribution import receipts
-from fwl_lab.attribution.path_integral import Rule, integrate
+from fwl_lab.attribution.path_integral import Quadrature, integrate
 from fwl_lab.attribution.summary import KINDS
 from fwl_lab.fast_weights import reference
 from fwl_lab.models.context import Context
@@ -174,7 +174,7 @@ def test_shares_sum_to_the_gain(rule: str, family: str, factors: bool) -> None:
 
 def with_rule(monkeypatch: pytest.MonkeyPatch, kind: str, nodes: int) -> None:
     """The same places on the path as in a literal computation."""
-    monkeypatch.setitem(receipts.RULES, kind, Rule(nodes, math.inf, nodes))
+    monkeypatch.setitem(receipts.QUADRATURES, kind, Quadrature(nodes, math.inf, nodes))
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -201,7 +201,8 @@ def test_each_share_is_that_of_the_oracle(rule: str, monkeypatch: pytest.MonkeyP
 def test_a_replay_is_a_reading_in_which_the_source_taught_nothing(
     rule: str, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fwl_lab.attribution.fast_weights.CALL", 9)  # replays that begin in the document's middle
+    # Replays that begin in the document's middle.
+    monkeypatch.setattr("fwl_lab.attribution.fast_weights.STATE_EVERY", 9)
     model, target = make(rule, family), 33
     assert model.block is not None
     trace = with_factors(rule, family)
@@ -233,7 +234,7 @@ class Dropping(FastWeightReader):
 
 @pytest.mark.parametrize("rule", ["cap", "infinite"])
 def test_what_was_carried_over_counts(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fwl_lab.attribution.fast_weights.CALL", 16)
+    monkeypatch.setattr("fwl_lab.attribution.fast_weights.STATE_EVERY", 16)
     model = make(rule)
     trace = read(model, carry=True)
     first = len(model.encode(DOCUMENTS[0].text))
@@ -318,7 +319,7 @@ def test_dynamic_evaluation_is_split_as_by_reading_again_with_scaled_updates(
     assert np.abs(shares).min() > 1e-4
     np.testing.assert_allclose(found["share"].values, shares, atol=1e-7)
     # Three nodes are few; cut into stretches, the path's shares sum to the gain.
-    monkeypatch.setitem(receipts.RULES, "model", Rule(3, 1e-6, 600))
+    monkeypatch.setitem(receipts.QUADRATURES, "model", Quadrature(3, 1e-6, 600))
     more = receipt(model, trace, target, "sgd", readers={"sgd": reader}, leave_one_out=0)
     assert abs(more.attrs["residual"]) <= 1e-6 and abs(more.attrs["gain"]) > 0.01
     for j in np.flatnonzero(np.isfinite(found["held"].values)).tolist():
@@ -368,15 +369,15 @@ def bend_slope(places: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]
 
 def test_a_path_is_cut_where_it_turns_until_its_parts_are_right() -> None:
     value = lambda alpha: float(bend(np.array(alpha)))  # noqa: E731
-    plain = integrate(bend_slope, value, Rule(16, math.inf, 2048))
+    plain = integrate(bend_slope, value, Quadrature(16, math.inf, 2048))
     assert plain.evaluations == 16 and plain.error > 0.05
-    found = integrate(bend_slope, value, Rule(16, 1e-6, 2048))
+    found = integrate(bend_slope, value, Quadrature(16, 1e-6, 2048))
     step = (math.tanh(0.7 / 0.01) + math.tanh(0.3 / 0.01)) / 2
     np.testing.assert_allclose(found.parts["W"], [step, 0.0], atol=1e-6)
     np.testing.assert_allclose(found.parts["b"], [0.0, 0.5], atol=1e-12)
     assert found.error <= 1e-6 and 16 < found.evaluations <= 400
     assert found.ends == (value(0.0), value(1.0))
-    capped = integrate(bend_slope, value, Rule(16, 1e-6, 90))
+    capped = integrate(bend_slope, value, Quadrature(16, 1e-6, 90))
     assert capped.evaluations == 80 and 1e-6 < capped.error < plain.error
 
 
@@ -404,7 +405,7 @@ def test_receipts_of_an_odd_document_sum_to_its_gains(odd: tuple[LanguageModel, 
 
 def test_what_does_not_sum_is_told(odd: tuple[LanguageModel, xr.Dataset], monkeypatch: pytest.MonkeyPatch) -> None:
     model, trace = odd
-    monkeypatch.setitem(receipts.RULES, "block", Rule(16, 1e-4, 16))
+    monkeypatch.setitem(receipts.QUADRATURES, "block", Quadrature(16, 1e-4, 16))
     with pytest.warns(UserWarning, match=r"shares of token 60 miss its gain by up to .* after 16 evaluations"):
         one = receipt(model, trace, 60, leave_one_out=0, replay=False)
     assert abs(one.attrs["residual"]) > 0.01
