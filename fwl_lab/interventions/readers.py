@@ -1,6 +1,7 @@
-"""Readers under surgery: the same reading with other updates. See `fwl_lab.surgery` for what can be changed.
+"""Make readers whose updates are changed by a surgery; see `fwl_lab.Surgery` for what can be changed.
 
-Symbols: θ₀ slow weights, Δθ what a document has added, B rows, T tokens, M inner batch.
+Symbols: θ₀ slow weights, Δθ fast weights minus θ₀, B rows, T tokens, M tokens of an inner batch, R and C rows and
+columns of a matrix.
 """
 
 import dataclasses
@@ -22,28 +23,43 @@ from fwl_lab.readers.fast_weights import FastWeightReader, FastWeightReaderState
 
 
 def operate(reader: Reader, surgery: Surgery) -> Reader:
-    """A fresh reader that is set as `reader` is and learns under a surgery; it keeps the whole contract of readers.
+    """Make a fresh reader with the settings of `reader` whose updates are changed by a surgery.
+
+    It keeps the whole contract of readers (`fwl_lab.readers.base`).
 
     Parameters
     ----------
     reader : FastWeightReader or DynamicEvaluationReader
-        Stays as it is.
+        Unchanged.
     surgery : Surgery
         Its tokens are positions in a document, the same in every document that is read.
 
     Raises
     ------
     ValueError
-        Another kind of reader; a parameter that does not adapt in it, or is no matrix where directions are removed;
-        directions that the matrix does not have; part of a segment.
+        Another kind of reader; a parameter that does not adapt in it, or is not a matrix where directions are removed;
+        directions that the matrix does not have; or, for dynamic evaluation, a part of a segment.
     """
     return operate_on_each(reader, surgery, [surgery.token_factors])
 
 
 def operate_on_each(reader: Reader, surgery: Surgery, documents: Sequence[Mapping[int, float]]) -> Reader:
-    """The same with token factors of their own (by position) in each document, in the order in which these are begun.
+    """Make a reader as :func:`operate` does, with different token factors in each document.
 
-    One for all documents, or one for each; what is read after these has none.
+    Parameters
+    ----------
+    reader : FastWeightReader or DynamicEvaluationReader
+        Unchanged.
+    surgery : Surgery
+        Its own token factors are not used.
+    documents : sequence of mapping from position to factor
+        One mapping for all documents, or one for each in the order in which they are read; later documents have
+        no factors.
+
+    Raises
+    ------
+    ValueError
+        As for :func:`operate`.
     """
     if not isinstance(reader, Reader) or not isinstance(surgery, Surgery):
         raise ValueError(
@@ -70,6 +86,7 @@ def operate_on_each(reader: Reader, surgery: Surgery, documents: Sequence[Mappin
 
 
 def _check(reader: Reader, surgery: Surgery) -> None:
+    """Raise ValueError where a surgery names parameters or directions that the reader does not have."""
     slow = reader.slow_weights()
     matrices = [name for name, weight in slow.items() if weight.ndim == 2]
     for field, known in (("scale", list(slow)), ("remove_directions", matrices)):
@@ -87,7 +104,13 @@ def _check(reader: Reader, surgery: Surgery) -> None:
 
 
 def _by_segments(factors: Mapping[int, float], segment: int) -> dict[int, float]:
-    """The factors of segments, each at its last token."""
+    """Return the factors of segments, each at the position of its last token.
+
+    Raises
+    ------
+    ValueError
+        `factors` name a part of a segment, or give tokens of one segment different factors.
+    """
     whole = {}
     for number in sorted({token // segment for token in factors}):
         first, last = number * segment, (number + 1) * segment - 1
@@ -103,7 +126,7 @@ def _by_segments(factors: Mapping[int, float], segment: int) -> dict[int, float]
 
 
 def _table(factors: Mapping[int, float]) -> Tensor:
-    """The factor of each position; the last entry, 1, is that of all positions behind."""
+    """Return the factor of each position, (n,) float64; the last entry, 1, applies to all positions after it."""
     table = torch.ones(max(factors, default=-1) + 2, dtype=torch.float64)
     for position, factor in factors.items():
         table[position] = factor
@@ -111,20 +134,22 @@ def _table(factors: Mapping[int, float]) -> Tensor:
 
 
 def keep_directions(delta: Tensor, kept: list[int]) -> Tensor:
-    """Δθ (..., R, C) of these singular directions alone."""
+    """Return Δθ (..., R, C) projected on some of its singular directions."""
     wide = delta.to(torch.promote_types(delta.dtype, torch.float32))
     u, s, vh = torch.linalg.svd(wide, full_matrices=False)
     return ((u[..., kept] * s[..., None, kept]) @ vh[..., kept, :]).to(delta.dtype)
 
 
 class Operated(Reader):
-    """What readers under surgery share.
+    """Base of readers under surgery: keeps the surgery and the token factors of the current document.
 
     Attributes
     ----------
     surgery : Surgery
-    table : (n,) factor of each position of the document under way; of those behind, that of the last
-    tables : those of the documents to come
+    table : (n,) float64
+        Factor of each position of the current document; the last entry applies to all positions after it.
+    tables : iterator of (n,) float64
+        Tables of the documents that follow; when it is exhausted, `table` stays.
     """
 
     surgery: Surgery
@@ -132,23 +157,36 @@ class Operated(Reader):
     tables: Iterator[Tensor]
 
     def _under(self, surgery: Surgery) -> None:
-        """Before the reader is made."""
+        """Set the surgery, without token factors; to be called before the reader's own constructor."""
         self.surgery, self.tables, self.table = surgery, iter(()), _table({})
 
     def reset(self, *, carry: bool = False) -> None:
+        """Begin new documents, with the next table of token factors; see `Reader.reset`."""
         super().reset(carry=carry)
         self.table = next(self.tables, self.table)
 
     def configuration(self) -> dict[str, Any]:
+        """Return the reader's configuration with what the surgery changes, under the key "surgery"."""
         return super().configuration() | {"surgery": self.surgery.facts()}
 
 
 class OperatedFastWeightReader(Operated, FastWeightReader):
-    """A fast-weight reader under surgery.
+    """Fast-weight reader under surgery.
 
-    Factors of tokens and parameters multiply each token's own update; a decay joins the rule's. Singular directions
-    are taken out of Δθ whenever M tokens have been learned; where M is None every 64 tokens, and gradients stay those
-    at θ₀.
+    Factors of tokens and parameters multiply each token's own update. A decay is combined with the rule's. Singular
+    directions are removed from Δθ at the end of each inner batch of M tokens; where M is None every 64 tokens, and
+    gradients are still those at θ₀.
+
+    Parameters
+    ----------
+    reader : FastWeightReader
+        Gives model, step scale and rule; unchanged.
+    surgery : Surgery
+
+    Raises
+    ------
+    ValueError
+        The surgery has a decay, and the block's inner batch is None.
     """
 
     def __init__(self, reader: FastWeightReader, surgery: Surgery) -> None:
@@ -162,6 +200,7 @@ class OperatedFastWeightReader(Operated, FastWeightReader):
         self.kept = {name: kept for name, kept in found.items() if kept is not None}
 
     def _scales(self, state: FastWeightReaderState, weights: Tensor) -> float | dict[str, Tensor]:
+        """Return the factor of each token's update (B, T), by parameter; one number where no factor was given."""
         if len(self.table) == 1 and not self.surgery.scale:
             return self.step_scale
         counted = (weights != 0).long()
@@ -175,7 +214,7 @@ class OperatedFastWeightReader(Operated, FastWeightReader):
     ) -> tuple[Tensor, FastWeightReaderState]:
         if not (self.kept and self.learning and self.step_scale != 0):
             return super()._learn(state, inputs, labels, weights, observer)
-        # An update is complete when it has been edited; until then nobody hears of it.
+        # An update is complete only when it has been edited, so the block must not report it to observers.
         unfinished = None if observer is None else _Unfinished([observer])
         counted = weights != 0
         places = state.block.seen[:, None] + counted.cumsum(1)
@@ -193,11 +232,11 @@ class OperatedFastWeightReader(Operated, FastWeightReader):
 
     @property
     def factors(self) -> bool:
-        """False where directions are taken out of Δθ, so that factors do not add up to it."""
+        """Whether each token's factors add up to Δθ: not where directions are removed from it."""
         return not self.kept
 
     def _edited(self, state: FastWeightState, rows: Tensor) -> FastWeightState:
-        """The state with directions taken out of Δθ in some rows (B,), which stand at an update's end."""
+        """Return the state with directions removed from Δθ in some rows, a mask (B,), which are at an update's end."""
         delta, pending = dict(state.delta), dict(state.pending)
         for name, kept in self.kept.items():
             old, since = delta[name], pending[name]
@@ -210,14 +249,14 @@ class OperatedFastWeightReader(Operated, FastWeightReader):
 
 
 class _Unfinished(Observers):
-    """Passes on all but that an update is complete."""
+    """Observers that are told everything but the completion of updates."""
 
     def updated(self, seen: Tensor, fast_weights: Deltas) -> None:
-        pass
+        """Ignore the call: the reader reports the update itself, once it has been edited."""
 
 
 def _forgetting(block: FastWeightBlock, decay: float) -> FastWeightBlock:
-    """A block over the same weights whose rule forgets more."""
+    """Return a block over the same weights whose rule has a further decay; ValueError where it has no inner batch."""
     if block.rule.inner_batch is None:
         raise ValueError(
             "the block's inner batch is None, so its rule never forgets, and a decay would not act; expected decay 0."
@@ -228,10 +267,16 @@ def _forgetting(block: FastWeightBlock, decay: float) -> FastWeightBlock:
 
 
 class OperatedDynamicEvaluationReader(Operated, DynamicEvaluationReader):
-    """Dynamic evaluation under surgery.
+    """Dynamic-evaluation reader under surgery.
 
-    A factor multiplies all that an update changes, the optimizer's own decay included. A dropped update is not made at
-    all: the optimizer does not hear of the segment, and nothing is edited after it.
+    A factor multiplies the whole change of an update, the optimizer's own decay included. A dropped update is not made
+    at all: the optimizer takes no step, so that its state does not change either, and Δθ is not edited after it.
+
+    Parameters
+    ----------
+    reader : DynamicEvaluationReader
+        Gives model, optimizer, segment, parameters and step scale; unchanged.
+    surgery : Surgery
     """
 
     def __init__(self, reader: DynamicEvaluationReader, surgery: Surgery) -> None:
@@ -245,6 +290,7 @@ class OperatedDynamicEvaluationReader(Operated, DynamicEvaluationReader):
     def _update(
         self, place: int, weights: dict[str, Tensor], optimizer: Optimizer, gradients: Sequence[Tensor | None]
     ) -> None:
+        """Take one step under the surgery; see `DynamicEvaluationReader._update`."""
         factor = float(self.table[min(place, len(self.table) - 1)])
         if not factor:
             return

@@ -1,4 +1,4 @@
-"""Read a trace's documents again under a surgery, and put what comes out beside what was."""
+"""Read a trace's documents again under a surgery, and return a trace with both readings."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -24,10 +24,12 @@ from fwl_lab.trace.configurations import encode_configurations
 from fwl_lab.trace.lookup import default_reader, reader_configurations, reader_names
 from fwl_lab.trace.writer import TraceWriter
 
+#: Variables that a replay copies of every reader of the old trace.
 PER_READER = (
     schema.NLL, schema.SECONDS, schema.PEAK_BYTES, schema.FLOPS_PER_TOKEN,
     schema.LABEL_RANK, schema.TOP_ID, schema.TOP_LOG_PROB,
 )  # fmt: skip
+#: Variables that it copies only of the reader under surgery, whose grid of updates the new trace has.
 PER_UPDATE_AND_NORM = (*PER_UPDATE, schema.RETENTION, schema.SLOW_NORM)
 
 
@@ -42,38 +44,42 @@ def replay(
     path: str | Path | None = None,
     progress: bool = False,
 ) -> xr.Dataset:
-    """Read the documents of a trace once more, with some updates changed.
+    """Read the documents of a trace again with a reader whose updates are changed by a surgery.
 
     Parameters
     ----------
     model : LanguageModel
-        That of the trace.
+        The model that read the trace.
     trace : Dataset
-        Its token ids are read, of as many documents and tokens as it holds, carried or reset as they were.
+        All token ids that it holds are read, with fast weights carried or reset between documents as they were.
     surgery : Surgery
         Its tokens are indices in the trace.
     reader : str, optional
-        The reader of the trace that is operated on: one with a fast-weight block, or dynamic evaluation. None: see
+        Name in the trace of the reader to operate on: one with a fast-weight block, or dynamic evaluation. None: see
         `fwl_lab.trace.lookup.default_reader`.
     readers : mapping from name to Reader or factory, optional
-        Those that were given to `score`, or functions from the model to such; needed where a trace does not say all
-        of how the reader was set.
+        The readers that were given to `score`, or functions from the model to them; needed for a reader whose settings
+        the trace does not hold completely.
     record : Recorder, optional
         What to keep of the new reading beside its scores.
     path : path, optional
         Where to write the new trace while it is made, as in `score`.
+    progress : bool
+        Whether to show a progress bar.
 
     Returns
     -------
-    xarray.Dataset, a valid trace with the scores, costs and (where `record` asks for the like) norms and alternatives
-    of the old trace's readers, and those of one more, named "fwl: " and what the surgery says of itself. Factors and
-    dense Δθ are of the new reading alone. A replay of a replay adds another reader.
+    xarray.Dataset
+        A valid trace with the scores and costs of the old trace's readers, and with their norms and alternatives where
+        `record` asks for the same; and with one more reader, named after the old one and the surgery ("fwl: rank 2",
+        say). Factors and dense Δθ are of the new reading alone. A replay of a replay adds another reader.
 
     Raises
     ------
     ValueError
-        The model or the reader is not the one that made the trace (says in what they differ); the trace has no such
-        token, or a reader of the new name already; or as :func:`fwl_lab.operate`.
+        The model or the reader is not the one that made the trace (the message says in what they differ); the trace
+        has no such token, or already has a reader of the new name; `record` asks for factors, and the surgery removes
+        directions; or as for :func:`fwl_lab.operate`.
     """
     if not isinstance(surgery, Surgery):
         raise ValueError(f"surgery is a {type(surgery).__name__}; expected a Surgery(...).")
@@ -97,12 +103,12 @@ def replay(
     skeleton = make_skeleton(documents, encodings, rows, plan, _vocabulary(model, trace, record))
     configurations = reader_configurations(trace) | {name: operated.configuration()}
     skeleton.attrs |= attributes(model, documents, {name: operated}, carry, None)
-    # Of the reading that was: the documents' whole texts may have been longer.
+    # Taken from the old trace: the documents' whole texts may have been longer than what it holds.
     same = (schema.MAX_TOKENS, schema.CORPUS_HASH, schema.READER_HASHES)
     skeleton.attrs |= {key: trace.attrs[key] for key in same if key in trace.attrs}
     skeleton.attrs[schema.READERS] = encode_configurations(configurations)
     arrays = score_arrays(len(rows), sum(lengths)) | ({} if plan is None else plan.arrays())
-    writer = _Below(skeleton, _of_all(arrays, len(rows)), path, len(old))
+    writer = _LastRowWriter(skeleton, _enlarge(arrays, len(rows)), path, len(old))
     with writer:
         _copy(trace, reader, writer, plan)
         read_all({name: operated}, encodings, plan, writer, carry=carry, progress=progress)
@@ -110,7 +116,7 @@ def replay(
 
 
 def _documents(trace: xr.Dataset) -> tuple[list[Document], list[Encoding]]:
-    """What the trace's documents were, as far as it holds them."""
+    """Return the trace's documents and their tokens, as far as the trace holds them."""
     index = trace[schema.DOCUMENT].values
     documents, encodings = [], []
     for number, name in enumerate(trace[schema.DOCUMENT_NAME].values):
@@ -123,14 +129,29 @@ def _documents(trace: xr.Dataset) -> tuple[list[Document], list[Encoding]]:
 
 
 def _vocabulary(model: LanguageModel, trace: xr.Dataset, record: Recorder | None) -> list[str] | None:
-    """What each token id reads as: where the old trace says so, or the new one holds alternatives."""
+    """Return the text of each token id: the old trace's, or the model's if alternatives are recorded, or None."""
     if schema.VOCABULARY_TEXT in trace.variables:
         return [str(text) for text in trace[schema.VOCABULARY_TEXT].values]
     return vocabulary_texts(model) if record is not None and record.top and model.tokenizer is not None else None
 
 
 def _by_document(surgery: Surgery, lengths: Sequence[int], every: int) -> list[dict[int, float]]:
-    """Factors of tokens by position, for each document; without tokens of a last segment that made no update."""
+    """Return the token factors of each document, by position.
+
+    Parameters
+    ----------
+    surgery : Surgery
+        Its tokens are indices in the trace.
+    lengths : sequence of int
+        Tokens of each document.
+    every : int
+        Tokens of an update; tokens after a document's last complete update are left out, since none was made of them.
+
+    Raises
+    ------
+    ValueError
+        A mask of another length than the trace, or a token beyond its end.
+    """
     starts = np.cumsum([0, *lengths])
     if surgery.masked not in (None, starts[-1]):
         raise ValueError(f"drop is a mask of {surgery.masked} tokens; expected {starts[-1]}, as the trace has.")
@@ -144,8 +165,8 @@ def _by_document(surgery: Surgery, lengths: Sequence[int], every: int) -> list[d
     return factors
 
 
-def _of_all(arrays: Mapping[str, Array], readers: int) -> dict[str, Array]:
-    """The arrays of one reader with room for several."""
+def _enlarge(arrays: Mapping[str, Array], readers: int) -> dict[str, Array]:
+    """Return arrays of one reader, with the dimension `reader` enlarged to several."""
     return {
         name: dataclasses.replace(array, sizes={**array.sizes, schema.READER: readers})
         if schema.READER in array.sizes
@@ -154,31 +175,40 @@ def _of_all(arrays: Mapping[str, Array], readers: int) -> dict[str, Array]:
     }
 
 
-class _Below(TraceWriter):
-    """Writes what one reader says into the row below those of others."""
+class _LastRowWriter(TraceWriter):
+    """Trace writer for a reader whose row comes after those of the old trace's readers.
+
+    Parameters
+    ----------
+    skeleton, arrays, path
+        As for `TraceWriter`.
+    above : int
+        Number of readers of the old trace, whose rows come first.
+    """
 
     def __init__(self, skeleton: xr.Dataset, arrays: Mapping[str, Array], path: str | Path | None, above: int) -> None:
         super().__init__(skeleton, arrays, path)
         self.above = above
 
     def put(self, name: str, values: np.ndarray, *at: int | slice) -> None:
+        """Write values of a variable for the last row: as `TraceWriter.put`, with 0 for the index of the reader."""
         if schema.READER in self.layout[name].sizes:
             at = (slice(self.above, None) if isinstance(at[0], slice) else at[0] + self.above, *at[1:])
         super().put(name, values, *at)
 
     def copy(self, name: str, values: np.ndarray, row: int) -> None:
-        """Write one of the rows above."""
+        """Write a variable's values of one of the old trace's readers."""
         super().put(name, values, row)
 
 
-def _copy(trace: xr.Dataset, reader: str, writer: _Below, plan: Plan | None) -> None:
-    """Write the rows of the old trace, as far as the same is written of the new reading."""
+def _copy(trace: xr.Dataset, reader: str, writer: _LastRowWriter, plan: Plan | None) -> None:
+    """Copy the rows of the old trace's readers, of those variables that are also written of the new reading."""
     sizes = {name: dict(array.sizes) for name, array in writer.layout.items()}
     alike = [n for n in PER_READER if n in trace and dict(trace[n].sizes) == sizes.get(n, {}) | _rows(trace)]
     for row, name in enumerate(map(str, trace[schema.READER].values)):
         for variable in alike:
             writer.copy(variable, trace[variable].isel({schema.READER: row}).values, row)
-        # The grid of updates is that of the reader that is operated on; others may have made theirs elsewhere.
+        # The grid is that of the reader under surgery; other readers may have made their updates at other tokens.
         if plan is None or not plan.parameters or name != reader or schema.UPDATE_TOKEN not in trace.variables:
             continue
         old = trace.isel({schema.READER: row}).assign_coords({schema.UPDATE: trace[schema.UPDATE_TOKEN].values})
@@ -189,4 +219,5 @@ def _copy(trace: xr.Dataset, reader: str, writer: _Below, plan: Plan | None) -> 
 
 
 def _rows(trace: xr.Dataset) -> dict[str, int]:
+    """Return the trace's number of readers, as the size of that dimension."""
     return {schema.READER: trace.sizes[schema.READER]}

@@ -1,8 +1,8 @@
-"""What if some updates had been others? A surgery says which; `operate` makes a reader of it, `replay` a trace.
+"""Describe changes to a reader's updates: a `Surgery`, for `operate` (a reader) and `replay` (a trace). No torch.
 
-An *update* is what a token (of a fast-weight block) or a segment (of dynamic evaluation) adds to Δθ. A token's update
-can be multiplied by a factor (0 drops it), so can all updates of a parameter (0 leaves it slow), and Δθ itself can be
-edited each time an update of the reader, an inner batch or a segment, is complete. No torch.
+An *update* is what a token (of a fast-weight block) or a segment (of dynamic evaluation) adds to Δθ. A surgery can
+multiply the update of a token by a factor (0 drops it) and all updates of a parameter by a factor (0 keeps it slow). It
+can also edit Δθ itself each time an update of the reader, an inner batch or a segment, is complete.
 """
 
 import dataclasses
@@ -17,28 +17,35 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Surgery:
-    """What is changed in how a reader learns. Nothing given: nothing changes.
+    """Changes to what a reader learns; one with no arguments changes nothing.
 
-    A token is named by its index: for :func:`fwl_lab.replay` in the trace, for :func:`fwl_lab.operate` in its document.
-    What is named is the token that is *learned*, the label. Dynamic evaluation learns by segments: name the last token
-    of a segment, or all of its tokens.
+    Tokens are given as indices: into the trace for :func:`fwl_lab.replay`, into the document for
+    :func:`fwl_lab.operate`. An index names the token that is *learned*, the label. Dynamic evaluation learns by
+    segments: give the last token of a segment, or all of its tokens.
 
     Attributes
     ----------
     drop : sequence of int, or mask (T,) of bool
-        Tokens whose updates are not made. They are read, count, and enter the context as ever.
+        Tokens whose updates are not made. They are still read and counted, and enter the context.
     scale : mapping from parameter to float
-        Multiplies all updates of that parameter; 0: it stays slow.
+        Factor of all updates of that parameter; 0: it stays slow.
     token_scale : mapping from token to float, or (T,) floats, optional
-        Multiplies all that is learned from that token.
+        Factor of the updates of that token.
     decay : float
-        Part of Δθ, in [0, 1), forgotten at each update beside what the reader's own rule forgets.
+        Fraction of Δθ, in [0, 1), that is removed at each update, in addition to the decay of the reader's own rule.
     rank : int, optional
-        At each update Δθ of every matrix is cut down to its leading singular directions, so many.
+        Number of leading singular directions to which Δθ of every matrix is reduced at each update.
     remove_directions : mapping from parameter to sequence of int
-        Singular directions of a matrix's Δθ (0 is the leading one) that are taken out at each update.
+        Singular directions of a matrix's Δθ (0 is the leading one) that are removed at each update.
     name : str, optional
-        What to call it; None: what it does, in words.
+        Name of the surgery; None: a description of its changes.
+    masked : int or None
+        Length of the mask, if `drop` was one.
+
+    Raises
+    ------
+    ValueError
+        An argument has a wrong type or is out of range.
     """
 
     drop: Iterable[Any] = ()
@@ -79,16 +86,16 @@ class Surgery:
 
     @cached_property
     def token_factors(self) -> dict[int, float]:
-        """What multiplies the updates of tokens, where that is not 1."""
+        """Factor of each token's update, by token, where it is not 1."""
         return {**dict(self.token_scale), **dict.fromkeys(self.drop, 0.0)}  # type: ignore[arg-type]
 
     @property
     def edits(self) -> bool:
-        """Whether singular directions of Δθ are taken out."""
+        """Whether singular directions of Δθ are removed."""
         return self.rank is not None or any(map(len, self.remove_directions.values()))
 
     def kept_directions(self, parameter: str, shape: Sequence[int]) -> list[int] | None:
-        """Singular directions of a parameter's Δθ that stay; None: all, or it is no matrix."""
+        """Return the singular directions of a parameter's Δθ that are kept; None: all, or it is not a matrix."""
         if len(shape) != 2:
             return None
         removed = self.remove_directions.get(parameter, ())
@@ -97,7 +104,7 @@ class Surgery:
         return None if len(kept) == count else kept
 
     def facts(self) -> dict[str, Any]:
-        """What it changes, as JSON values; runs of tokens as "first-last"."""
+        """Return the changes as JSON values, without those that change nothing; runs of tokens as "first-last"."""
         scaled = dict(self.token_scale)  # type: ignore[arg-type]
         found = {
             "name": self.name, "drop": _runs(self.drop), "scale": self.scale,
@@ -109,7 +116,7 @@ class Surgery:
         return {name: value for name, value in found.items() if value}
 
     def __str__(self) -> str:
-        """Its name, or what it does."""
+        """Return its name, or a description of its changes."""
         if self.name is not None:
             return self.name
         dropped, scaled = len(tuple(self.drop)), len(dict(self.token_scale))  # type: ignore[arg-type]
@@ -127,7 +134,7 @@ class Surgery:
 
 
 def _tokens(given: Iterable[Any]) -> tuple[tuple[int, ...], int | None]:
-    """Rising indices from indices or a mask, and for how many tokens the mask is."""
+    """Return rising indices from indices or a mask, and the length of the mask, or None; ValueError for neither."""
     found = np.asarray(given if hasattr(given, "__array__") or not isinstance(given, Iterable) else list(given))
     if found.ndim == 1 and (not found.size or found.dtype.kind in "biu"):
         masked = found.size if found.dtype.kind == "b" else None
@@ -138,7 +145,7 @@ def _tokens(given: Iterable[Any]) -> tuple[tuple[int, ...], int | None]:
 
 
 def _factors(given: Mapping[int, float] | Iterable[float] | None) -> dict[int, float]:
-    """Factor of each token that has one other than 1."""
+    """Return the factors other than 1, by token; ValueError where an index is negative."""
     if given is None:
         return {}
     items = given.items() if isinstance(given, Mapping) else enumerate(given)
@@ -149,7 +156,7 @@ def _factors(given: Mapping[int, float] | Iterable[float] | None) -> dict[int, f
 
 
 def _runs(tokens: Iterable[int]) -> list[str]:
-    """Rising indices in short: 1, 2, 3, 7 are "1-3", "7"."""
+    """Return rising indices as runs: 1, 2, 3, 7 become "1-3", "7"."""
     runs = []
     for _, group in groupby(enumerate(tokens), key=lambda pair: pair[1] - pair[0]):
         run = [token for _, token in group]
