@@ -1,4 +1,4 @@
-"""The reader whose fast-weight block learns from every token it reads."""
+"""Define the reader whose fast-weight block learns from every token it reads."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -17,14 +17,14 @@ from fwl_lab.readers.description import model_of
 
 
 class FastWeightReaderState(NamedTuple):
-    """What a reader with a block remembers.
+    """State of a reader with a fast-weight block.
 
     Attributes
     ----------
     context : Context
-        Of the model's body.
+        KV cache and positions of the model's body.
     block : FastWeightState
-        Δθ of the block's fast parameters.
+        Δθ of the block's fast parameters, and the tokens read.
     """
 
     context: Context
@@ -32,16 +32,22 @@ class FastWeightReaderState(NamedTuple):
 
 
 class FastWeightReader(Reader):
-    """Reads with a Fast Weight Layer block.
+    """Reader that adapts a Fast Weight Layer block to the document, token by token.
 
     Parameters
     ----------
     model : LanguageModel
-        With a block, of any rule whose scores depend on the past of their own document alone.
+        With a block.
     step_scale : float
         Multiplies the learned step sizes.
     rule : UpdateRule, optional
-        Another rule than the block was trained with, of the same `steps`; None: the block's own.
+        Rule to use instead of the block's own, with the same `steps`.
+
+    Raises
+    ------
+    ValueError
+        The model has no block, or the rule divides by the weights of the batch, so that a score would depend on other
+        documents and later tokens.
     """
 
     label = "FWL"
@@ -62,29 +68,30 @@ class FastWeightReader(Reader):
         super().__init__(model, step_scale=step_scale)
 
     def initial_state(self, rows: int) -> FastWeightReaderState:
-        """Return the state of `rows` documents of which nothing has been read."""
+        """Return the state of `rows` documents before their first token."""
         return FastWeightReaderState(Context.empty(rows, self.model.device), self.block.initial_state(rows))
 
     def carried(self, state: FastWeightReaderState) -> FastWeightReaderState:
-        """Return a fresh state with the fast weights of this one."""
+        """Return the state before the first token with the fast weights of `state`."""
         fresh = self.initial_state(len(state.block.seen))
         return fresh._replace(block=fresh.block._replace(delta=state.block.fast_weights()))
 
     def step(
         self, state: FastWeightReaderState, inputs: Tensor, labels: Tensor, weights: Tensor
     ) -> tuple[Tensor, FastWeightReaderState]:
-        """Score the next tokens, and learn from each; see `Reader.step`."""
+        """Score the next tokens and learn from each of them; see `Reader.step`."""
         return self._learn(state, inputs, labels, weights, None)
 
     def observe(
         self, state: FastWeightReaderState, inputs: Tensor, labels: Tensor, weights: Tensor, observer: Observer
     ) -> tuple[Tensor, FastWeightReaderState]:
-        """Do as `step` does, and tell each token's factors too; see `Reader.observe`."""
+        """Score and learn as `step` does, and report each token's factors too; see `Reader.observe`."""
         return self._learn(state, inputs, labels, weights, observer)
 
     def _learn(
         self, state: FastWeightReaderState, inputs: Tensor, labels: Tensor, weights: Tensor, observer: Observer | None
     ) -> tuple[Tensor, FastWeightReaderState]:
+        """Score and learn, and report to an observer, if there is one; scores alone where `learning` is off."""
         residual, context = self.model.read(inputs, state.context, weights != 0)
         out = self.block(
             residual, labels if self.learning else None, weights, state.block,
@@ -96,7 +103,7 @@ class FastWeightReader(Reader):
         return nll, FastWeightReaderState(context, out.state)
 
     def _scales(self, state: FastWeightReaderState, weights: Tensor) -> float | dict[str, Tensor]:
-        """What multiplies the updates of the tokens (B, T) that are read."""
+        """Return the factor of the updates of the next tokens: a number, or a tensor (B, T) by parameter."""
         return self.step_scale
 
     def logits(self, state: FastWeightReaderState, last: Tensor) -> Tensor:
@@ -114,21 +121,21 @@ class FastWeightReader(Reader):
 
     @property
     def update_every(self) -> int:
-        """Tokens of an inner batch; where there is none, of a chunk after which Δθ is recorded."""
+        """Number of tokens in an inner batch; without inner batches, in a chunk after which Δθ is recorded."""
         return self.block.rule.inner_batch or CHUNK
 
     @property
     def factors(self) -> bool:
-        """True: each token's update is an outer product (of a vector, the update itself)."""
+        """Whether each token's factors add up to Δθ; True, since its update of a matrix is an outer product."""
         return True
 
     @property
     def forgets(self) -> bool:
-        """Whether the rule has a decay or a cap."""
+        """Whether the rule has a decay or a cap, which may shrink Δθ."""
         return self.block.forgets
 
     def settings(self) -> dict[str, Any]:
-        """Return the rule under which this reader learns, and the block's step sizes."""
+        """Return the rule of this reader and the block's learned step sizes, as JSON values."""
         rule = self.block.rule
         steps = {"/".join(names): s for names, s in zip(rule.steps, self.block.steps.tolist(), strict=True) if names}
         return {
@@ -138,7 +145,7 @@ class FastWeightReader(Reader):
 
     @classmethod
     def from_configuration(cls, model: LanguageModel, configuration: Mapping[str, Any]) -> Self:
-        """Make a reader of this kind with the rule that a `configuration` says; step sizes are the block's own."""
+        """Make a reader of this kind with the rule of a `configuration`; step sizes are the block's own."""
         model = model_of(model, configuration)
         block = require_block(model)
         schedule = configuration.get("schedule")

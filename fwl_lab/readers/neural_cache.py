@@ -1,10 +1,11 @@
-"""The continuous cache (Grave, Joulin and Usunier, ICLR 2017): the cheap control for every reader that learns.
+"""Define the reader with a continuous cache (Grave, Joulin and Usunier, ICLR 2017), a control for readers that learn.
 
-It copies. A word that followed a similar hidden state earlier in the document becomes more likely, and no weight
-changes; what a learning reader gains beyond it is more than repetition.
+A token that followed a similar hidden state earlier in the document becomes more likely; no weight changes. What a
+reader that learns gains beyond this control is more than copied repetition.
 
-Symbols: h_t (D,) hidden state of unit length, y_t the token that followed it, S cached pairs, θ sharpness, λ share of
-the cache. B rows, T tokens, P tokens of a piece, V vocabulary.
+Symbols: h_t (D,) hidden state of unit length, y_t the token that followed it, S cached pairs, θ inverse temperature of
+the similarities, λ weight of the cache in the mixture. B rows, T tokens, P tokens scored at once, N = S + P slots, V
+vocabulary.
 
     p(y) = (1 − λ) p_model(y) + λ p_cache(y)        p_cache(y) ∝ Σ_i 1[y_i = y] exp(θ h_t·h_i)
 
@@ -25,16 +26,18 @@ from fwl_lab.ops.observer import Observer
 from fwl_lab.readers.base import Reader
 from fwl_lab.readers.description import model_of
 
-PIECE = 256  # tokens whose similarities to the cache are held at once, whatever the length of a call
+QUERIES_AT_ONCE = 256  # tokens whose similarities to the cache are in memory together, whatever the length of a call
 
 
 class Cache(NamedTuple):
-    """Pairs of hidden state and next token, in reading order; where rows hold unlike numbers, empty slots in front.
+    """Pairs of hidden state and next token, in reading order.
 
     Attributes
     ----------
-    keys : (B, S, D) float32 or wider, of unit length
-    labels : (B, S) long, -1 where the slot is empty
+    keys : (B, S, D) float32 or wider
+        Hidden states, of unit length.
+    labels : (B, S) long
+        Next tokens; -1 where the slot is empty. Rows with fewer pairs than others may have empty slots.
     """
 
     keys: Tensor
@@ -42,16 +45,16 @@ class Cache(NamedTuple):
 
     @classmethod
     def empty(cls, rows: int, like: Tensor) -> "Cache":
-        """The cache of `rows` documents of which nothing has been read; `like` (..., D) gives width and kind."""
+        """Return the empty cache of `rows` documents; `like` (..., D) gives the width D, the dtype and the device."""
         keys = torch.zeros(rows, 0, like.shape[-1], dtype=torch.promote_types(like.dtype, torch.float32))
         return cls(keys.to(like.device), torch.zeros(rows, 0, dtype=torch.long, device=like.device))
 
     def extend(self, keys: Tensor, labels: Tensor) -> "Cache":
-        """The cache with the pairs (B, P, D) and (B, P) after its own."""
+        """Return the cache with keys (B, P, D) and labels (B, P) appended."""
         return Cache(torch.cat([self.keys, keys], 1), torch.cat([self.labels, labels], 1))
 
     def last(self, size: int) -> "Cache":
-        """The last `size` pairs of each row."""
+        """Return the last `size` pairs of each row; empty slots, where they remain, come first."""
         if bool((self.labels >= 0).all()):
             return Cache(self.keys[:, -size:], self.labels[:, -size:])
         order = (self.labels >= 0).to(torch.uint8).argsort(dim=1, stable=True)[:, -size:]
@@ -60,13 +63,14 @@ class Cache(NamedTuple):
 
 
 class NeuralCacheState(NamedTuple):
-    """What a reader with a cache remembers.
+    """State of a reader with a cache.
 
     Attributes
     ----------
     context : Context
-        Of the model's body.
+        KV cache and positions of the model's body.
     cache : Cache
+        Pairs read in the document.
     """
 
     context: Context
@@ -74,29 +78,34 @@ class NeuralCacheState(NamedTuple):
 
 
 class NeuralCacheReader(Reader):
-    """Reads as `StaticReader` does, and mixes in what followed similar places earlier in the document.
+    """Static reader whose distribution is mixed with that of the tokens which followed similar hidden states.
 
-    The hidden state is what the unembedding reads: the output of the final norm, or of the block at θ₀. There two
-    states are close where the model expects the same words, which is what a cached word is looked up by. It is scaled
-    to unit length, so that h·h is a cosine and θ means the same for every width and every norm's gain.
+    The hidden state is the input of the unembedding: the output of the final norm, or of the block at θ₀. There two
+    states are close where the model predicts similar distributions, which makes it a suitable key. It is scaled to
+    unit length, so that a product of two is a cosine, and θ means the same for every width and gain of the norm.
 
-    A score costs the model's own D × V product and `size` × D beside it; a document keeps `size` × (D + 1) numbers.
-    A cached pair counts once, whatever its token's weight; one of weight 0 (padding) is not cached. What a document
-    cached is forgotten at its end, carried fast weights or not.
+    A score costs D × V operations for the model's logits and `size` × D for the cache; the state of a document holds
+    `size` × (D + 1) numbers. A cached pair counts once, whatever its token's weight; tokens of weight 0 (padding) are
+    not cached. The cache is emptied at the end of a document, also where fast weights are carried.
 
     Parameters
     ----------
     model : LanguageModel
         With a block or without.
     size : int
-        How many of the document's last tokens are kept.
+        Number of last tokens of the document that are kept.
     theta : float
-        θ >= 0: 0 counts words, a large one copies from the most similar place alone. The default and that of
-        `interpolation` were tuned on validation documents of the bundled base model.
+        θ >= 0. With 0 all cached tokens count alike; a large θ copies from the most similar place alone. This default
+        and that of `interpolation` were tuned on validation documents of the bundled base model.
     interpolation : float
-        0 <= λ < 1, the share of the cache once it holds anything; before, the model is asked alone.
+        0 <= λ < 1, weight of the cache in the mixture. While the cache is empty the weight is 0.
     step_scale : float
         Multiplies λ.
+
+    Raises
+    ------
+    ValueError
+        An argument is out of range, or the product of `interpolation` and `step_scale` is.
     """
 
     label = "neural cache"
@@ -119,11 +128,11 @@ class NeuralCacheReader(Reader):
 
     @property
     def share(self) -> float:
-        """λ, scaled."""
+        """Weight of the cache in the mixture: λ multiplied by the step scale."""
         return self.interpolation * self.step_scale
 
     def initial_state(self, rows: int) -> NeuralCacheState:
-        """Return the state of `rows` documents of which nothing has been read."""
+        """Return the state of `rows` documents before their first token; ValueError where the share is out of range."""
         if not 0 <= self.share < 1:
             raise ValueError(
                 f"interpolation is {self.interpolation} and step_scale {self.step_scale}; expected a product of at "
@@ -141,12 +150,13 @@ class NeuralCacheReader(Reader):
     def observe(
         self, state: NeuralCacheState, inputs: Tensor, labels: Tensor, weights: Tensor, observer: Observer
     ) -> tuple[Tensor, NeuralCacheState]:
-        """Score the next tokens, and tell what was expected; see `Reader.observe`."""
+        """Score and cache the next tokens, and report the predicted distributions; see `Reader.observe`."""
         return self._score(state, inputs, labels, weights, observer)
 
     def _score(
         self, state: NeuralCacheState, inputs: Tensor, labels: Tensor, weights: Tensor, observer: Observer | None
     ) -> tuple[Tensor, NeuralCacheState]:
+        """Score and cache the next tokens, and report the predicted distributions to an observer, if there is one."""
         valid, cache, found = weights != 0, state.cache, []
         residual, context = self.model.read(inputs, state.context, valid)
         hidden = self.model.slow_output(residual, state.context.seen, valid)
@@ -155,8 +165,8 @@ class NeuralCacheReader(Reader):
             if observer is not None:
                 observer.expected(hidden.shape[1], lambda part: self.model.logits(hidden[:, part]))
             return nll, NeuralCacheState(context, cache)
-        for start in range(0, labels.shape[1], PIECE):
-            part = slice(start, start + PIECE)
+        for start in range(0, labels.shape[1], QUERIES_AT_ONCE):
+            part = slice(start, start + QUERIES_AT_ONCE)
             mixed, cache = self._mix(cache, nll[:, part], hidden[:, part], labels[:, part], valid[:, part], observer)
             found.append(mixed)
         return torch.cat(found, 1), NeuralCacheState(context, cache)
@@ -164,13 +174,36 @@ class NeuralCacheReader(Reader):
     def _mix(
         self, cache: Cache, nll: Tensor, hidden: Tensor, labels: Tensor, valid: Tensor, observer: Observer | None
     ) -> tuple[Tensor, Cache]:
-        """Return the NLL (B, P) of the mixture for the next tokens, whose model's NLL is `nll`, and the cache after."""
+        """Score some tokens by the mixture of model and cache, and cache them.
+
+        Parameters
+        ----------
+        cache : Cache
+            Before these tokens.
+        nll : (B, P) float
+            The model's NLL of the tokens, nats.
+        hidden : (B, P, D) float
+            Hidden states before each token.
+        labels : (B, P) long
+            The tokens.
+        valid : (B, P) bool
+            False for padding.
+        observer : Observer or None
+            Is told the distributions of the mixture.
+
+        Returns
+        -------
+        nll : (B, P) float
+            NLL under the mixture, nats.
+        cache : Cache
+            After these tokens.
+        """
         slots, queries = cache.labels.shape[1], _unit(hidden, cache)
         new = labels.masked_fill(~valid if self.learning else torch.ones_like(valid), -1)
         extended = cache.extend(queries, new)
         filled = extended.labels >= 0  # (B, N) where N = S + P
-        count = filled.cumsum(1)  # (B, N) pairs up to each slot, its own included
-        # A token is cached at its own slot, after it was scored; what it sees are the `size` pairs before.
+        count = filled.cumsum(1)  # (B, N), pairs up to each slot, its own included
+        # A token's own pair is in its slot, and visible only to later tokens; it sees the `size` pairs before its slot.
         place = torch.arange(filled.shape[1], device=labels.device)
         oldest = count[:, slots:] - filled[:, slots:].long() - self.size
         visible = filled[:, None] & (place < place[slots:, None]) & (count[:, None] > oldest[..., None])  # (B, P, N)
@@ -198,23 +231,24 @@ class NeuralCacheReader(Reader):
     def _mixture(self, hidden: Tensor, similar: Tensor, labels: Tensor) -> Tensor:
         """Return log-probabilities (B, P, V) for hidden states (B, P, ·), log-weights (B, P, N) and labels (B, N)."""
         log_probs = self.model.logits(hidden).to(similar.dtype).log_softmax(-1)
-        found = similar.isfinite().any(-1, keepdim=True)  # where nothing is cached the model is asked alone
+        found = similar.isfinite().any(-1, keepdim=True)  # False while the cache is empty: the model alone counts
         at = labels.clamp(min=0)[:, None].expand_as(similar)
         cached = torch.zeros_like(log_probs).scatter_add(2, at, similar.softmax(-1).nan_to_num(0.0))
         mixed = torch.logaddexp(math.log1p(-self.share) + log_probs, math.log(self.share) + cached.log())
         return torch.where(found, mixed, log_probs)
 
     def settings(self) -> dict[str, Any]:
-        """Return what the constructor was given."""
+        """Return the constructor's arguments."""
         return {"size": self.size, "theta": self.theta, "interpolation": self.interpolation}
 
     @classmethod
     def from_configuration(cls, model: LanguageModel, configuration: Mapping[str, Any]) -> Self:
-        """Make a reader of this kind, set as a `configuration` says."""
+        """Make a reader of this kind with the settings of a `configuration`."""
         size, theta, interpolation = (configuration[name] for name in ("size", "theta", "interpolation"))
         step_scale = configuration["step_scale"]
         return cls(model_of(model, configuration), size, theta, interpolation, step_scale=step_scale)
 
 
 def _unit(hidden: Tensor, cache: Cache) -> Tensor:
+    """Return hidden states scaled to unit length, in the dtype of the cache."""
     return F.normalize(hidden.to(cache.keys.dtype), dim=-1)

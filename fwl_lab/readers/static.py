@@ -1,4 +1,4 @@
-"""The reader that does not adapt."""
+"""Define the static reader, which scores with the trained weights and does not adapt."""
 
 from typing import NamedTuple
 
@@ -10,28 +10,28 @@ from fwl_lab.readers.base import Reader
 
 
 class StaticState(NamedTuple):
-    """What a reader without fast weights remembers.
+    """State of a reader without fast weights.
 
     Attributes
     ----------
     context : Context
-        Of the model's body.
+        KV cache and positions of the model's body.
     """
 
     context: Context
 
 
 class StaticReader(Reader):
-    """Reads with the trained weights; a model's block, if it has one, stays at θ₀.
+    """Reader that never adapts: a model's fast-weight block, if it has one, stays at θ₀.
 
-    `StaticReader(model.base)` gives the plain language model's log-probabilities.
+    `StaticReader(model.base)` gives the log-probabilities of the plain language model.
     """
 
     label = "static"
     adapts = False
 
     def initial_state(self, rows: int) -> StaticState:
-        """Return the state of `rows` documents of which nothing has been read."""
+        """Return the state of `rows` documents before their first token."""
         return StaticState(Context.empty(rows, self.model.device))
 
     def step(self, state: StaticState, inputs: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, StaticState]:
@@ -41,12 +41,13 @@ class StaticReader(Reader):
     def observe(
         self, state: StaticState, inputs: Tensor, labels: Tensor, weights: Tensor, observer: Observer
     ) -> tuple[Tensor, StaticState]:
-        """Score the next tokens, and tell what was expected; see `Reader.observe`."""
+        """Score the next tokens, and report the predicted distributions; see `Reader.observe`."""
         return self._score(state, inputs, labels, weights, observer)
 
     def _score(
         self, state: StaticState, inputs: Tensor, labels: Tensor, weights: Tensor, observer: Observer | None
     ) -> tuple[Tensor, StaticState]:
+        """Score the next tokens, and report the predicted distributions to an observer, if there is one."""
         valid = weights != 0
         residual, context = self.model.read(inputs, state.context, valid)
         hidden = self.model.slow_output(residual, state.context.seen, valid)

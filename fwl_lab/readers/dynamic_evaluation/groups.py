@@ -1,28 +1,28 @@
-"""Which documents dynamic evaluation reads together: those that stand at the same place, as many as memory bears."""
+"""Group the documents that dynamic evaluation reads together: those at equal places, limited by memory."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
 from fwl_lab.readers.dynamic_evaluation.state import DocumentState
 
-LOGITS_TOGETHER = 2**26  # numbers; bounds the memory of the logits of documents that are read together
-# Numbers in the copies of one matrix. A product of weights this large shares nothing with another's on a CPU, and
-# tensors past the largest that its allocator keeps are asked of the system anew each time.
+LOGITS_TOGETHER = 2**26  # elements; limits the memory of the logits of documents that are read together
+# Elements in the copies of one matrix, by device. On a CPU, batching products of weights this large saves nothing, and
+# tensors larger than those its allocator keeps are requested from the system anew each time.
 WEIGHTS_TOGETHER = {"cpu": 2**23}
 
 
 def most_together(documents: int, logits: int, largest: int, device: str) -> int:
-    """Return how many documents are read together at most.
+    """Return the largest number of documents that are read together, at least 1.
 
     Parameters
     ----------
     documents : int
-        How many there are.
+        Number of documents in all.
     logits : int
-        Numbers in one document's logits of a segment.
+        Elements in one document's logits of a segment.
     largest : int
-        Numbers in the largest of the adapted parameters.
+        Elements in the largest of the adapted parameters.
     device : str
-        "cpu", "cuda", ...
+        Type of the device: "cpu", "cuda", ...
     """
     weights = WEIGHTS_TOGETHER.get(device, largest * documents) // largest
     return max(1, min(LOGITS_TOGETHER // logits, weights))
@@ -31,9 +31,18 @@ def most_together(documents: int, logits: int, largest: int, device: str) -> int
 def groups(
     documents: Sequence[DocumentState], pieces: Mapping[int, int], rotary: bool, most: int
 ) -> Iterator[list[int]]:
-    """Yield rows whose next pieces can be read together, `most` at once.
+    """Yield lists of rows whose next tokens can be read together.
 
-    pieces : by row, how many tokens the document is to read next.
+    Parameters
+    ----------
+    documents : sequence of DocumentState
+        Of every row.
+    pieces : mapping from row to int
+        Number of tokens that the document reads next; rows that are not named read none.
+    rotary : bool
+        Whether the model has rotary positions; see `DocumentState.place`.
+    most : int
+        Most rows in a list.
     """
     places: dict[tuple[int, ...], list[int]] = {}
     for row, count in pieces.items():

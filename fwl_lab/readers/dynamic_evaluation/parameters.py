@@ -1,4 +1,4 @@
-"""What dynamic evaluation adapts: all parameters, a subset of them, or low-rank adapters beside them (LoRA).
+"""Select the parameters that dynamic evaluation adapts: all, a subset, or low-rank adapters beside them (LoRA).
 
 =================== ================================================================================================
 `"all"`             every parameter
@@ -6,12 +6,12 @@
 `"norm"`            gains and biases of every LayerNorm and RMSNorm, the final one included
 `"bias"`            the bias of every module that has one
 `"last:k"`          the last k layers (not the final norm)
-`"no-embeddings"`   all but tokens' and positions' embeddings and the unembedding, tied or not
-`"lora"`, `"lora:r"` adapters of rank r (8) beside every dense layer of every layer (Hu et al. 2021); nothing else moves
+`"no-embeddings"`   all but token and position embeddings and the unembedding, tied or not
+`"lora"`, `"lora:r"` only adapters of rank r (8) beside every dense layer of every layer (Hu et al. 2021)
 =================== ================================================================================================
 
-A subset is found by walking the modules, so it means the same in every family. A fast-weight block's parameters are
-among `"all"` and `"no-embeddings"` only.
+A subset is found by the types of the modules, so it means the same in every model family. A fast-weight block's
+parameters are in `"all"` and `"no-embeddings"` only.
 """
 
 from collections.abc import Iterator
@@ -26,14 +26,26 @@ from fwl_lab.ops.functional_call import structural_copy
 from fwl_lab.ops.norms import RMSNorm
 
 CHOICES = "'all', 'mlp', 'norm', 'bias', 'last:k', 'no-embeddings', 'lora' or 'lora:r'"
-LORA_RANK = 8
-LORA_SEED = 0  # every reader's adapters start at the same random A (and B = 0)
+LORA_RANK = 8  # of "lora" without a rank
+LORA_SEED = 0  # all readers' adapters have the same random A at the start (and B = 0)
 
 
 def adapt(model: LanguageModel, parameters: str) -> tuple[LanguageModel, dict[str, Tensor]]:
-    """The model to read with, and those of its parameters that adapt, by name and in the model's order.
+    """Select the parameters of a model that adapt.
 
-    The model is the one given; for LoRA, a copy of its modules that shares its weights and has adapters beside them.
+    Parameters
+    ----------
+    model : LanguageModel
+        Unchanged.
+    parameters : str
+        A choice from the table above.
+
+    Returns
+    -------
+    model : LanguageModel
+        The model to read with: the one given, or for LoRA a structural copy with adapters over the same weights.
+    selected : dict of Tensor
+        Its parameters that adapt, by name and in the model's order.
 
     Raises
     ------
@@ -63,6 +75,7 @@ def adapt(model: LanguageModel, parameters: str) -> tuple[LanguageModel, dict[st
 
 
 def _choose(model: LanguageModel, kind: str, number: int) -> Iterator[Tensor]:
+    """Yield the parameters of a choice without its number; `number` is the k of "last:k"."""
     if kind == "mlp":
         for layer in _layers(model):
             if isinstance(mlp := getattr(layer, "mlp", None), nn.Module):
@@ -89,7 +102,7 @@ def _choose(model: LanguageModel, kind: str, number: int) -> Iterator[Tensor]:
 
 
 def _layers(model: LanguageModel) -> nn.ModuleList:
-    """The layers of the body, first to last."""
+    """Return the layers of the body, first to last."""
     lists = [child for child in model.network.base_model.children() if isinstance(child, nn.ModuleList)]
     return max(lists, key=len)
 
@@ -105,11 +118,12 @@ def share(model: LanguageModel) -> LanguageModel:
 
 
 def add_lora(model: LanguageModel, rank: int) -> LanguageModel:
-    """A model over the same weights with an adapter of `rank`, of no effect yet, at every dense layer of its layers.
+    """Return a structural copy of a model with an adapter of rank `rank` at every dense layer of its layers.
 
-    The only parameters that require gradients are the adapters' A (random, from a fixed seed) and B (zero).
+    The copy computes what the model does until the adapters are changed. Its only parameters that require gradients
+    are the adapters' A (random, from a fixed seed) and B (zero).
     """
-    # Only here: most readings need no peft, and it is slow to import.
+    # Imported only here: most readings do not need peft, and it is slow to import.
     from peft import LoraConfig, inject_adapter_in_model
 
     model = share(model)
@@ -117,7 +131,7 @@ def add_lora(model: LanguageModel, rank: int) -> LanguageModel:
     dense = {name: m for name, m in model.network.named_modules() if id(m) in inside}
     config = LoraConfig(
         r=rank,
-        lora_alpha=rank,  # W + BA, without a factor: the step size is the optimizer's
+        lora_alpha=rank,  # W + BA without a further factor: the optimizer has the step size
         target_modules=list(dense),
         fan_in_fan_out=any(isinstance(m, Conv1D) for m in dense.values()),
     )
@@ -130,7 +144,10 @@ def add_lora(model: LanguageModel, rank: int) -> LanguageModel:
 def select_statistics(
     statistics: GradientStatistics | None, model: LanguageModel, selected: dict[str, Tensor]
 ) -> GradientStatistics | None:
-    """Statistics of the selected parameters, where these were made of all parameters of the model; else as they are."""
+    """Return the gradient statistics of the selected parameters.
+
+    Statistics that are not of all the model's parameters, or of another model than `selected`, are returned unchanged.
+    """
     names = [name for name, _ in model.named_parameters()]
     if statistics is None or len(statistics.sum_of_squares) != len(names) or not selected.keys() <= set(names):
         return statistics

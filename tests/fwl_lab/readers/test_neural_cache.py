@@ -45,7 +45,7 @@ def test_a_long_call_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = torch.ones(2, 90)
     weights[0, 33:41] = 0
     whole = NeuralCacheReader(model, size=CACHE, theta=7.0).read(tokens, weights).nll
-    monkeypatch.setattr("fwl_lab.readers.neural_cache.PIECE", 7)
+    monkeypatch.setattr("fwl_lab.readers.neural_cache.QUERIES_AT_ONCE", 7)
     cut = NeuralCacheReader(model, size=CACHE, theta=7.0).read(tokens, weights).nll
     torch.testing.assert_close(cut, whole, rtol=0, atol=1e-12)
 
