@@ -40,6 +40,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "readers.standing": ["Scores"],
         "readers.static": ["StaticReader"],
         "trace.store": ["open_trace", "save_trace"],
-        "training.train": ["TrainingConfig", "train"],
+        "training.config": ["TrainingConfig"],
+        "training.train": ["train"],
     },
 )

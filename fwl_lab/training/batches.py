@@ -1,4 +1,4 @@
-"""Which tokens each training step sees: a function of documents, seed and step alone, so that a run can resume.
+"""Choose the tokens of each training step, by documents, seed and step number alone, so that a run can resume.
 
 Two orders: :class:`PackedBatches` for a model that keeps no state, :class:`DocumentBatches` for one that does.
 """
@@ -12,14 +12,14 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """One training step. B rows, T tokens.
+    """Tokens of one training step. B rows, T tokens.
 
     Attributes
     ----------
     inputs, labels : (B, T) long
-        The label of a token is the token that follows.
+        Tokens, and for each the token that follows it.
     valid : (B, T) bool
-        False behind the end of a document.
+        False after the end of a document.
     fresh : (B,) bool
         True where a row begins a document.
     """
@@ -31,7 +31,13 @@ class Batch(NamedTuple):
 
 
 class PackedBatches:
-    """Windows of `tokens` tokens out of all documents end to end, in an order new in each epoch."""
+    """Windows of `tokens` tokens of all documents joined, in a new order each epoch; for a model without state.
+
+    Raises
+    ------
+    ValueError
+        The documents are shorter than one step.
+    """
 
     def __init__(self, documents: Sequence[np.ndarray], bos: int, *, rows: int, tokens: int, seed: int) -> None:
         self.documents = [np.concatenate([[bos], d]) for d in documents]
@@ -45,7 +51,7 @@ class PackedBatches:
         self._epoch, self._stream, self._order = -1, np.zeros(0, int), np.zeros(0, int)
 
     def __getitem__(self, step: int) -> Batch:
-        """The batch of one step; steps may be asked for in any order."""
+        """Return the batch of one step; steps may be asked for in any order."""
         steps = self.windows // self.rows
         epoch, index = divmod(step, steps)
         if epoch != self._epoch:
@@ -59,7 +65,13 @@ class PackedBatches:
 
 
 class DocumentBatches:
-    """Consecutive windows of documents: each row goes on where it ended in the step before, or begins a new one."""
+    """Consecutive windows of documents; each row continues its document of the step before, or begins a new one.
+
+    Raises
+    ------
+    ValueError
+        No document holds a token.
+    """
 
     def __init__(
         self,
@@ -79,12 +91,14 @@ class DocumentBatches:
         self._next = self._shuffled()
 
     def _shuffled(self) -> Iterator[int]:
+        """Yield document indices epoch by epoch, each in an order of its own."""
         epoch = 0
         while True:
             yield from np.random.default_rng((self.seed, epoch)).permutation(len(self.documents))
             epoch += 1
 
     def _grow(self) -> None:
+        """Plan one more step."""
         last = self._plan[-1] if self._plan else [(0, len(self.documents[0]))] * self.rows
         row = []
         for document, position in last:
@@ -95,7 +109,7 @@ class DocumentBatches:
         self._plan.append(row)
 
     def __getitem__(self, step: int) -> Batch:
-        """The batch of one step; steps may be asked for in any order."""
+        """Return the batch of one step; steps may be asked for in any order."""
         while len(self._plan) <= step:
             self._grow()
         window = np.full((self.rows, self.tokens + 1), -1)

@@ -33,7 +33,7 @@ from fwl_lab import (
 from fwl_lab.models.from_scratch import train_tokenizer
 from fwl_lab.ops.tensor_files import read_tensors
 from fwl_lab.readers import DynamicEvaluationReader, FastWeightReader, StaticReader
-from fwl_lab.training.train import TrainingConfig
+from fwl_lab.training.config import TrainingConfig
 from widgets.report.render import write_report
 from widgets.report.run import NotebookFailed, check_parameters, notebook_parameters, run_notebook
 

@@ -23,8 +23,8 @@ from fwl_lab import (
 from fwl_lab.models import from_scratch
 from fwl_lab.ops.state import to_tensors
 from fwl_lab.ops.tensor_files import read_tensors, write_tensors
-from fwl_lab.training import train as training
 from fwl_lab.training.batches import DocumentBatches, PackedBatches
+from fwl_lab.training.run import Run
 from tests.helpers.models import DOCUMENTS, INNER_BATCH, fill_block, make_text_model
 
 Mode = Literal["base", "retrofit", "joint", "slow-control"]
@@ -52,15 +52,15 @@ def weights(model: LanguageModel) -> dict[str, Tensor]:
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     """Let the next run be stopped by hand after so many steps."""
-    advance, steps = training._Run.advance, itertools.count()
+    advance, steps = Run.advance, itertools.count()
 
-    def stop(run: training._Run) -> int:
+    def stop(run: Run) -> int:
         if next(steps) == after:
-            monkeypatch.setattr(training._Run, "advance", advance)
+            monkeypatch.setattr(Run, "advance", advance)
             raise KeyboardInterrupt
         return advance(run)
 
-    monkeypatch.setattr(training._Run, "advance", stop)
+    monkeypatch.setattr(Run, "advance", stop)
 
 
 @pytest.mark.parametrize("family", ["mistral", "gpt2"])
@@ -154,13 +154,13 @@ def test_the_first_loss_is_that_of_a_reader() -> None:
 
 @pytest.mark.parametrize("mode", ["retrofit", "joint"])
 def test_the_state_stays_float32_under_bfloat16(mode: Mode) -> None:
-    run = training._Run(new_model(mode), CORPUS, dataclasses.replace(CONFIG, mode=mode, precision="bfloat16"))
+    run = Run(new_model(mode), CORPUS, dataclasses.replace(CONFIG, mode=mode, precision="bfloat16"))
     run.advance()
     assert run.state is not None
     kinds = {name: value.dtype for name, value in to_tensors(run.state).items() if value.is_floating_point()}
     assert kinds and set(kinds.values()) == {torch.float32}, kinds
     assert any(bool(value.any()) for value in run.state.fast_weights().values())
-    assert {parameter.dtype for parameter in run.names.values()} == {torch.float32}
+    assert {parameter.dtype for parameter in run.learning.values()} == {torch.float32}
 
 
 # -- checkpoints --------------------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path, monkeypatch: pytest.Mon
     config = dataclasses.replace(CONFIG, mode="base", steps=20)
     model, again = new_model("base"), new_model("base")
     curve = train(model, CORPUS, config, folder=tmp_path, progress=False)
-    monkeypatch.delattr(training._Run, "advance")
+    monkeypatch.delattr(Run, "advance")
     assert train(again, CORPUS, config, folder=tmp_path, progress=False) == curve
     assert again.weight_hash() == model.weight_hash()
 
