@@ -1,76 +1,151 @@
-"""The project's look: one plotly template, and colours that colour-blind readers can tell apart.
+"""The project's look: one plotly template, and labels, colours and line styles of readers.
 
-Nothing here has a background: ink and grid are chosen to be legible on white and on black.
+Colours are told apart by colour-blind readers too. Nothing here has a background: ink and grid are legible on white and
+on black. This is the lowest room of `widgets`: it knows what a reader says of itself, and nothing of views or figures.
 """
 
-from collections.abc import Sequence
-from typing import Final
+import colorsys
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple
 
 import plotly.graph_objects as go
 import plotly.io as pio
+import xarray as xr
 from plotly.colors import sample_colorscale
 
-from fwl_lab.trace.schema import BASE
+from fwl_lab.trace.lookup import ReaderFacts, reader_facts
+from fwl_lab.trace.schema import BASE, DYNAMIC_EVALUATION, FWL, NEURAL_CACHE, STATIC
 
 FONT: Final = "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 INK: Final = "#767676"  # contrast 4.5 on white, 4.6 on black
 GRID: Final = "rgba(128, 128, 128, 0.18)"
 ZERO: Final = "rgba(128, 128, 128, 0.75)"
 MAGNITUDE: Final = "cividis"
+#: What a picture is about, and what it is compared with, where these are no readers.
+ACCENT: Final = "#1c86d6"
+NEUTRAL: Final = "#8a8a8a"
 
-#: What a reader is called in a picture; a reader not named here keeps its own name.
+#: Labels of readers under the names that the library and the notebooks give them; any other name is its own label.
 LABELS: Final = {
     BASE: "base",
-    "static": "static",
-    "dynamic_evaluation": "dynamic evaluation",
+    STATIC: "static",
+    DYNAMIC_EVALUATION: "dynamic evaluation",
     "dynamic_evaluation_rms": "dynamic evaluation, RMS",
-    "fwl": "FWL",
-    "neural_cache": "neural cache",
+    FWL: "FWL",
+    NEURAL_CACHE: "neural cache",
     "slow_control": "slow control",
     "more_context": "more context",
 }
-#: A reader has the same colour in every picture (after Okabe and Ito, darkened or lightened to show on both grounds).
+#: Colours of the same readers (after Okabe and Ito, darkened or lightened to show on both grounds).
 COLOURS: Final = {
-    BASE: "#8a8a8a",
-    "static": "#b070a0",
-    "dynamic_evaluation": "#db7c00",
+    BASE: NEUTRAL,
+    STATIC: "#b070a0",
+    DYNAMIC_EVALUATION: "#db7c00",
     "dynamic_evaluation_rms": "#a8580f",
-    "fwl": "#1c86d6",
-    "neural_cache": "#009e73",
+    FWL: ACCENT,
+    NEURAL_CACHE: "#009e73",
     "slow_control": "#a08a3a",
     "more_context": "#7a6ad8",
 }
 #: For lines that are not readers; more than these are coloured along a scale.
-CATEGORIES: Final = ("#1c86d6", "#db7c00", "#009e73", "#c0588a", "#7a6ad8", "#a08a3a", "#56a5c9", "#b5651d")
+CATEGORIES: Final = (ACCENT, "#db7c00", "#009e73", "#c0588a", "#7a6ad8", "#a08a3a", "#56a5c9", "#b5651d")
+#: For readers of any other name, before the colours above that no reader has taken.
 _SPARE: Final = ("#c0588a", "#2aa5a0", "#b5651d", "#56a5c9")
-_DASHES: Final = {BASE: "dot", "static": "dash"}
+#: Line styles of readers that say nothing of themselves; the others are solid.
+_DASHES: Final = {BASE: "dot", STATIC: "dash"}
+_GOLDEN: Final = 0.618034  # of the circle of hues from one further colour to the next, so that neighbours differ
 
 
-def colours(readers: Sequence[str]) -> dict[str, str]:
-    """Colour of each reader: its own if it has one, else one of the spare ones, in order."""
-    others = [name for name in readers if name not in COLOURS]
-    return COLOURS | {name: _SPARE[i % len(_SPARE)] for i, name in enumerate(others)}
+class Style(NamedTuple):
+    """How a reader is shown.
+
+    Attributes
+    ----------
+    label : str
+    colour : str
+        As "#rrggbb".
+    dash : str
+        Name of a line style that plotly and the views know.
+    """
+
+    label: str
+    colour: str
+    dash: str
+
+
+def styles(readers: Mapping[str, ReaderFacts]) -> dict[str, Style]:
+    """Return how each of some readers is shown beside the others, by name."""
+    chosen = _colours(readers)
+    return {name: Style(label(name), chosen[name], _dash(facts)) for name, facts in readers.items()}
+
+
+def trace_styles(trace: xr.Dataset) -> dict[str, Style]:
+    """Return how each reader of a trace is shown, by name; the same in every picture of that trace."""
+    return styles(reader_facts(trace))
+
+
+def name_styles(readers: Iterable[str]) -> dict[str, Style]:
+    """Return how readers are shown of which only the names are known."""
+    return styles({name: ReaderFacts.of(name, {}) for name in readers})
 
 
 def label(reader: str) -> str:
-    """What a reader is called in a picture."""
+    """Return what a reader of this name is called in a picture."""
     return LABELS.get(reader, reader)
 
 
-def dash(reader: str) -> str:
-    """Line style of a reader; those that do not adapt are broken, so that colour is never the only difference."""
-    return _DASHES.get(reader, "solid")
+def _dash(facts: ReaderFacts) -> str:
+    """Return a line style: broken for readers that do not adapt, so that colour is never the only difference."""
+    if not _described(facts):
+        return _DASHES.get(facts.name, "solid")
+    return "solid" if facts.adapts else "dash" if facts.block else "dot"
+
+
+def _colours(readers: Mapping[str, ReaderFacts]) -> dict[str, str]:
+    """Return a colour for each reader: its name's, else its kind's where that is free, else one that is left."""
+    chosen = {name: COLOURS[name] for name in readers if name in COLOURS}
+    for name, facts in readers.items():
+        if name not in chosen and _described(facts) and (colour := COLOURS[_kind(facts)]) not in chosen.values():
+            chosen[name] = colour
+    taken = set(chosen.values())
+    free = [colour for colour in (*_SPARE, *COLOURS.values()) if colour not in taken]
+    others = [name for name in readers if name not in chosen]
+    free += [_further(index) for index in range(len(others) - len(free))]
+    return chosen | dict(zip(others, free, strict=False))
+
+
+def _described(facts: ReaderFacts) -> bool:
+    """Return whether the trace holds what the reader said of itself."""
+    return "adapts" in facts.configuration
+
+
+def _kind(facts: ReaderFacts) -> str:
+    """Return the name under which the library makes a reader of this kind."""
+    if not facts.adapts:
+        return STATIC if facts.block else BASE
+    if facts.every_token:
+        return FWL
+    return DYNAMIC_EVALUATION if facts.stepwise else NEURAL_CACHE
+
+
+def _further(index: int) -> str:
+    """Return a colour of middling lightness for a reader beyond those that have one of their own."""
+    channels = colorsys.hls_to_rgb(index * _GOLDEN % 1, 0.47, 0.35)
+    return "#" + "".join(f"{round(255 * channel):02x}" for channel in channels)
 
 
 def series(count: int) -> list[str]:
-    """`count` colours: categories while they last, else along cividis without its ends, lost on black or on white."""
+    """Return `count` colours: categories while they last, else along cividis.
+
+    Its ends are left out, which would be lost on black or on white.
+    """
     if count <= len(CATEGORIES):
         return list(CATEGORIES[:count])
     return sample_colorscale(MAGNITUDE, [0.2 + 0.65 * i / max(count - 1, 1) for i in range(count)])
 
 
 def translucent(colour: str, alpha: float) -> str:
-    """A "#rrggbb" colour as rgba."""
+    """Return a "#rrggbb" colour as rgba."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red}, {green}, {blue}, {alpha})"
 

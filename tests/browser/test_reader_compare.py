@@ -30,7 +30,7 @@ LONG = """
 from timeit import timeit
 from fwl_lab.testing.traces import make_trace
 from widgets.views.reader_compare.view import ReaderCompare
-from widgets.display.tables import signed
+from widgets.display.numbers import signed
 trace = make_trace(1, tokens=100_000, documents=8, recorded=False)
 """
 # Each handler's own time, in ms, for pointers that wander over the chart.

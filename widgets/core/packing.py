@@ -1,29 +1,34 @@
-"""Arrays on their way to the browser: laid end to end in one piece of bytes, small enough for a first message."""
+"""Pack arrays for the browser: end to end in one piece of bytes, small enough for a first message."""
 
 from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
 
-#: What stands for "not a number" among quantised values.
+#: Code of a quantised value that is not finite.
 MISSING: Final = 65535
-_ALIGNED: Final = 8
+_ALIGNMENT: Final = 8  # bytes; every type's own divides it
 
 
 def pack(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, list[Any]], bytes]:
-    """Lay numbers end to end, each array at a multiple of 8 bytes.
+    """Lay arrays end to end, each at a multiple of 8 bytes.
 
     Parameters
     ----------
-    arrays
-        Of kinds that a browser has: (u)int8, 16, 32, float32, float64; in row-major order, little-endian.
+    arrays : mapping from name to array
+        Of types that a browser has: (u)int8, 16, 32, float32, float64. They are written row by row, little-endian.
 
     Returns
     -------
-    layout
-        Of each array by name: numpy's name of its type, its first byte, its shape. Plain JSON.
-    data
-        Read again by `unpack` of ``js/common.js``.
+    layout : dict of JSON values
+        Of each array by name: numpy's name of its type, its first byte, its shape.
+    data : bytes
+        Read again by `unpack` of the views' shared JavaScript.
+
+    Raises
+    ------
+    ValueError
+        An array of another type.
     """
     layout: dict[str, list[Any]] = {}
     pieces: list[bytes] = []
@@ -34,17 +39,18 @@ def pack(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, list[Any]], bytes]
             raise ValueError(f"{name} is {array.dtype.name}; a browser has (u)int8, 16, 32, float32 and float64")
         layout[name] = [array.dtype.name, size, list(array.shape)]
         data = array.tobytes()
-        pieces += [data, bytes(-len(data) % _ALIGNED)]
-        size += len(data) + -len(data) % _ALIGNED
+        pieces += [data, bytes(-len(data) % _ALIGNMENT)]
+        size += len(data) + -len(data) % _ALIGNMENT
     return layout, b"".join(pieces)
 
 
 def quantise(values: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """Numbers as 16 bits: ``values ≈ low + step · codes``, off by at most half a step; not finite is `MISSING`.
+    """Round numbers to 16 bits: ``values ≈ low + step · codes``, off by at most half a step.
 
     Returns
     -------
     codes : as values, uint16
+        `MISSING` where the value is not finite.
     low, step : float
     """
     finite = np.isfinite(values)
@@ -56,7 +62,7 @@ def quantise(values: np.ndarray) -> tuple[np.ndarray, float, float]:
 
 
 def pack_texts(texts: list[str]) -> dict[str, np.ndarray]:
-    """Texts as one piece of UTF-8 (`text`, uint8) and the number of bytes of each (`text_bytes`, uint16)."""
+    """Encode texts as one piece of UTF-8 (`text`, uint8) and the number of bytes of each (`text_bytes`, uint16)."""
     encoded = [text.encode("utf-8")[:MISSING] for text in texts]
     return {
         "text": np.frombuffer(b"".join(encoded), dtype=np.uint8),

@@ -1,6 +1,6 @@
-"""What all views of a trace look at together: a reader, a token, a parameter; and what is pinned and brushed."""
+"""Hold the place in a trace that its views share: a reader, a token, a parameter; what is pinned and brushed."""
 
-from typing import Any, Final
+from typing import Any
 from weakref import WeakSet
 
 import numpy as np
@@ -8,31 +8,37 @@ import traitlets
 import xarray as xr
 from anywidget import AnyWidget
 
-from fwl_lab.trace.schema import BASE, NLL, PARAMETER, READER, RECEIPT_GAIN, TOKEN, UPDATE_TOKEN
-from widgets.core import lifetime as housekeeping
-
-#: Readers that do not adapt; a selection starts at one that does, and has receipts, if there is one.
-_STILL: Final = (BASE, "static")
+from fwl_lab.trace.lookup import find_baseline, reader_facts
+from fwl_lab.trace.schema import NLL, PARAMETER, READER, RECEIPT_GAIN, TOKEN, UPDATE_TOKEN
+from widgets.core import lifetime
 
 
-class Selection(housekeeping.Housed, AnyWidget):
-    """One place in a trace, shared by its views: what one of them selects, all of them show.
+class Selection(lifetime.Housed, AnyWidget):
+    """Share one place in a trace among its views: what one of them selects, all of them show.
 
     It lives in the browser as well, so that views follow each other at once, whatever the kernel is doing. One that a
     view made for itself ends with that view; one that a cell made ends once the cell is run again and no view uses it.
 
+    Parameters
+    ----------
+    trace : Dataset
+    reader : str, optional
+        None: the last that adapts and has receipts, else the last that adapts, else the last.
+    token : int
+        Index in the trace.
+
     Attributes
     ----------
     readers : list of str
-        All there are.
+        All readers of the trace.
     reader, baseline : str
-        Whose scores are looked at, and against whose.
+        The reader whose scores are shown, and the one they are compared with.
     token : int
         Index in the trace, over all documents.
     update : int
         The last update made before that token; −1 before the first. Setting it selects the token after the update.
     parameter : str
-        Which fast parameter; "" where none is recorded.
+        Name of a fast parameter; "" where none is recorded.
     pinned : int or None
         A second token, to compare with.
     span : (int, int) or None
@@ -57,20 +63,21 @@ class Selection(housekeeping.Housed, AnyWidget):
         require_tokens(trace)
         self._users: WeakSet[Any] = WeakSet()  # views
         self._passing = False
-        self.readers = [str(name) for name in trace[READER].values]
+        facts = reader_facts(trace)
+        self.readers = list(facts)
         self._parameters = [str(name) for name in trace[PARAMETER].values] if PARAMETER in trace.variables else []
         self._grid = trace[UPDATE_TOKEN].values.astype(int) if UPDATE_TOKEN in trace.variables else np.zeros(0, int)
         self._tokens = trace.sizes[TOKEN]
-        moving = [name for name in self.readers if name not in _STILL]
-        explained = [name for name in moving if _has_receipt(trace, name).any()]
+        adapting = [name for name, one in facts.items() if one.adapts]
+        explained = [name for name in adapting if _has_receipt(trace, name).any()]
         super().__init__(
-            reader=reader if reader is not None else (explained or moving or self.readers)[-1],
-            baseline=BASE if BASE in self.readers else self.readers[0],
+            reader=reader if reader is not None else (explained or adapting or self.readers)[-1],
+            baseline=find_baseline(trace) or self.readers[0],
             token=token,
             parameter=next((name for name in ("W2", *self._parameters) if name in self._parameters), ""),
         )
         self._follow(None)
-        housekeeping.keep(self)
+        lifetime.keep(self)
 
     def used_by(self, view: Any) -> None:
         """Note a view of this selection."""
@@ -89,7 +96,7 @@ class Selection(housekeeping.Housed, AnyWidget):
             self.close()
 
     def close(self) -> None:
-        """Let go of the browser's side."""
+        """Close the browser's side, its layout included."""
         super().close()
         self.layout.close()  # a widget of its own
 
@@ -142,7 +149,7 @@ def _one_of(value: str, known: list[str], what: str) -> str:
 
 
 def require_tokens(trace: xr.Dataset) -> None:
-    """ValueError: there is nothing to select, or to show."""
+    """Raise ValueError where a trace holds nothing to select, or is none."""
     if not isinstance(trace, xr.Dataset):
         raise ValueError(f"trace is {trace!r:.80}; expected a Dataset, such as open_trace(path).")
     if not trace.sizes.get(TOKEN):
@@ -150,7 +157,7 @@ def require_tokens(trace: xr.Dataset) -> None:
 
 
 def most_telling(trace: xr.Dataset, selection: Selection) -> int:
-    """The token whose gain is largest, of those with a receipt if there are any."""
+    """Return the token of the largest gain, among those with a receipt if there are any."""
     nll = trace[NLL]
     with np.errstate(invalid="ignore"):
         gain = nll.sel({READER: selection.baseline}).values - nll.sel({READER: selection.reader}).values
@@ -160,7 +167,7 @@ def most_telling(trace: xr.Dataset, selection: Selection) -> int:
 
 
 def _has_receipt(trace: xr.Dataset, reader: str) -> np.ndarray:
-    """(tokens,) bool."""
+    """Return of which tokens the trace holds a receipt of a reader, (tokens,) bool."""
     if RECEIPT_GAIN not in trace:
         return np.zeros(trace.sizes[TOKEN], dtype=bool)
     return np.isfinite(trace[RECEIPT_GAIN].sel({READER: reader}).values)

@@ -12,9 +12,8 @@ import ipywidgets
 import traitlets
 import xarray as xr
 
-from fwl_lab.trace.schema import READER
 from widgets import theme
-from widgets.core import lifetime as housekeeping
+from widgets.core import lifetime
 from widgets.core.assets import JS
 from widgets.core.page import write_page
 from widgets.core.selection import Selection
@@ -25,13 +24,11 @@ WIDGET: Final = "application/vnd.jupyter.widget-view+json"
 
 
 def reader_styles(trace: xr.Dataset) -> dict[str, dict[str, str]]:
-    """Return label, colour and dashes of each reader of a trace by name: ``head["readers"]`` of every view."""
-    names = [str(name) for name in trace[READER].values]
-    colours = theme.colours(names)
-    return {name: {"label": theme.label(name), "colour": colours[name], "dash": theme.dash(name)} for name in names}
+    """Return how each reader of a trace is shown, by name, as JSON: ``head["readers"]`` of every view."""
+    return {name: style._asdict() for name, style in theme.trace_styles(trace).items()}
 
 
-class View(housekeeping.Housed, anywidget.AnyWidget):
+class View(lifetime.Housed, anywidget.AnyWidget):
     """View of a trace. A subclass defines `_esm`, `_css`, :meth:`answer` and :meth:`fallback_html`.
 
     Attributes
@@ -71,7 +68,7 @@ class View(housekeeping.Housed, anywidget.AnyWidget):
             if own:
                 selection.retire()  # it is closed with the view
         self.on_msg(View._asked)
-        housekeeping.keep(self)
+        lifetime.keep(self)
 
     # -- defined by subclasses ------------------------------------------------------------------------------------
 
@@ -133,7 +130,7 @@ class View(housekeeping.Housed, anywidget.AnyWidget):
     def _repr_mimebundle_(self, **_: Any) -> Any:
         """Return the live view, or only its picture where no browser is attached, so that notebooks stay small."""
         still = {"text/html": self.fallback_html(), "text/plain": f"{type(self).__name__}"}
-        if not housekeeping.someone_is_there():
+        if not lifetime.someone_is_there():
             return still
         data, metadata = super()._repr_mimebundle_() or ({}, {})
         return data | still, metadata

@@ -1,4 +1,4 @@
-"""One job at a time in a thread of its own, so that the kernel stays free; the latest wins."""
+"""Run one job at a time in a thread of its own, so that the kernel stays free; the latest replaces the others."""
 
 import threading
 from collections.abc import Callable
@@ -9,9 +9,9 @@ Stopped = Callable[[], bool]
 
 
 class Worker:
-    """Runs one job after another in a daemon thread that lives while there is something to do.
+    """Run one job after another in a daemon thread that lives while there is something to do.
 
-    A job is a function of `stopped`, which it asks now and then. What it raises goes to `failed`.
+    A job is a function of `stopped`, which it calls now and then to see whether to end; its exception goes to `failed`.
 
     Parameters
     ----------
@@ -28,7 +28,13 @@ class Worker:
         self._closed = False
 
     def submit(self, job: Callable[[Stopped], Any]) -> None:
-        """Run a job soon; one that runs is stopped, one that waits is forgotten. RuntimeError once closed."""
+        """Run a job soon; one that runs is stopped, one that waits is forgotten.
+
+        Raises
+        ------
+        RuntimeError
+            The worker is closed.
+        """
         with self._lock:
             if self._closed:
                 raise RuntimeError("this worker is closed")
@@ -50,7 +56,7 @@ class Worker:
         return self._thread is not None
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until there is nothing left to do; False: `timeout` seconds were not enough."""
+        """Wait until there is nothing left to do; return False where `timeout` seconds were not enough."""
         with self._lock:
             return self._lock.wait_for(lambda: self._thread is None, timeout)
 

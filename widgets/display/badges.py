@@ -1,15 +1,15 @@
-"""Which readers of a trace were certified: a badge each, with what was checked behind it. HTML and CSS, no script."""
+"""Show which readers of a trace were certified: a badge each, which opens to its checks. HTML and CSS, no script."""
 
 from typing import Final
 
 import xarray as xr
 
 from fwl_lab.audit.certificate import FAILED, HEADINGS, NOT_CHECKED, Certificate, certificates
-from fwl_lab.trace.schema import READER
+from fwl_lab.trace.lookup import reader_names
 from widgets import theme
 from widgets.display.document import BETTER, GROUND, INK, MUTED, WORSE, visible
 
-NAMED: Final = 3  # failed checks that a badge names; the rest are counted
+FAILURES_NAMED: Final = 3  # in a badge; the rest are counted
 
 # JupyterLab's and VS Code's themes do not set color-scheme, which light-dark() goes by.
 _STYLE: Final = """
@@ -36,31 +36,31 @@ body[data-jp-theme-light="false"] .fwl-badges, body.vscode-dark .fwl-badges { co
 
 
 def badge_html(trace: xr.Dataset) -> str:
-    """One badge a reader: certified, failed and in what, or not certified; open, it shows every check.
+    """Return a badge for each reader: certified, failed and in what, or not certified; it opens to every check.
 
-    Blue is certified, orange failed, dashed not certified; each is also said in words. Names and details come from
-    anywhere, and are text.
+    Blue is certified, orange failed, dashed not certified; words say the same. Names and details may hold anything, and
+    are shown as text.
 
     Raises
     ------
     ValueError
-        What the trace holds as certificates are none.
+        The trace's attribute holds something else than certificates.
     """
     found = certificates(trace)
-    badges = "".join(_badge(str(name), found.get(str(name))) for name in trace[READER].values)
+    badges = "".join(_badge(name, found.get(name)) for name in reader_names(trace))
     colours = {"ink": INK, "ground": GROUND, "muted": MUTED, "better": BETTER, "worse": WORSE}
     style = _STYLE % {"font": theme.FONT, **{name: ", ".join(pair) for name, pair in colours.items()}}
     return f'<section class="fwl-badges" aria-label="Certificates"><style>{style}</style>{badges}</section>'
 
 
 def badge_text(certificate: Certificate | None) -> str:
-    """What a badge says of a reader."""
+    """Return the words of a badge; None: the reader has no certificate."""
     if certificate is None:
         return "not certified"
     failed = [check.name for check in certificate.failures]
     if failed:
-        more = f" and {len(failed) - NAMED} more" if len(failed) > NAMED else ""
-        return f"failed: {', '.join(failed[:NAMED])}{more}"
+        more = f" and {len(failed) - FAILURES_NAMED} more" if len(failed) > FAILURES_NAMED else ""
+        return f"failed: {', '.join(failed[:FAILURES_NAMED])}{more}"
     missing = sum(check.passed is None for check in certificate.checks)
     return f"certified, {missing} not checked" if missing else "certified"
 

@@ -1,7 +1,7 @@
-"""A document's text, coloured token by token by gain: one self-contained piece of HTML and CSS, no script.
+"""Show a document's text coloured by gain, token by token: one self-contained piece of HTML and CSS, no script.
 
-Token texts come from anywhere, so they are text here and never markup: what HTML would read is escaped, what would
-act on its surroundings (control characters, bidirectional overrides) is shown as a symbol, and each token is isolated.
+Token texts may hold anything, and are never markup: characters that HTML reads are escaped, those that act on their
+surroundings (controls, bidirectional overrides) are shown as symbols, and each token is isolated.
 """
 
 import base64
@@ -16,11 +16,12 @@ import numpy as np
 import xarray as xr
 
 from fwl_lab import analysis
-from fwl_lab.trace.schema import BASE, DOCUMENT, DOCUMENT_NAME, NAT, NLL, READER, TOKEN, TOKEN_TEXT
+from fwl_lab.trace.lookup import default_baseline, reader_names
+from fwl_lab.trace.schema import DOCUMENT, DOCUMENT_NAME, NAT, NLL, READER, TOKEN, TOKEN_TEXT
 from widgets import theme
 
-#: Steps of colour on either side of "no gain".
-LEVELS: Final = 10
+#: Steps of colour on either side of a gain of 0.
+COLOUR_STEPS: Final = 10
 #: Ground, ink, and the ends of the diverging scale, for (light, dark). Ink reads at 4.5:1 or more on all of it.
 GROUND: Final = ("#ffffff", "#14171c")
 INK: Final = ("#1b1f24", "#eceff4")
@@ -28,10 +29,10 @@ BETTER: Final = ("#5aa9e8", "#1c65b0")
 WORSE: Final = ("#f5a04e", "#9c530c")
 MUTED: Final = ("#5b6470", "#9aa3b0")
 
-#: Letters that look like nothing.
+#: Letters without ink.
 _BLANK: Final = "\u115f\u1160\u2800\u3164\uffa0"
-#: A token whose text is with an earlier one: a later byte of a character.
-PART: Final = "‧"
+#: Sign for a token without text: a later byte of a character that an earlier token shows.
+LATER_BYTE: Final = "‧"
 _PAGE: Final = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -82,7 +83,7 @@ body[data-jp-theme-light="false"] .fwl-doc, body.vscode-dark .fwl-doc { color-sc
 
 @dataclass(frozen=True)
 class DocumentView:
-    """A piece of HTML that notebooks show, and that can be saved as a page of its own."""
+    """Piece of HTML that notebooks show, and that can be saved as a page of its own."""
 
     html: str
     title: str
@@ -95,7 +96,7 @@ class DocumentView:
         return self.html
 
     def to_html(self, path: str | Path) -> Path:
-        """Write a page that needs nothing else; returns its path."""
+        """Write a page that needs nothing else, and return its path."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         page = _PAGE.format(title=html.escape(self.title), ground=GROUND, body=self.html)
@@ -108,23 +109,28 @@ def document_html(
     *,
     reader: str,
     document: int = 0,
-    baseline: str = BASE,
+    baseline: str | None = None,
     start: int = 0,
     max_tokens: int | None = None,
     limit: float | None = None,
 ) -> DocumentView:
-    """The text of one document, each token on a ground that shows its gain: blue better, orange worse.
+    """Return the text of one document, each token on a ground that shows its gain: blue better, orange worse.
 
     Pointing at a token shows it, its NLL by every reader and its gain.
 
     Parameters
     ----------
-    start
+    reader : str
+    document : int
+        Index of the document.
+    baseline : str, optional
+        What gains are measured against; None: `fwl_lab.trace.lookup.default_baseline`.
+    start : int
         Position of the first token to show.
-    max_tokens
-        Show only so many tokens from there.
-    limit
-        Gain at which colours are full, nats; None: what 90 % of the tokens shown stay below, at least 0.5.
+    max_tokens : int, optional
+        Number of tokens to show from there; None: all.
+    limit : float, optional
+        Gain at which colours are full, nats; None: 90 % of the tokens shown are below, and it is at least 0.5.
 
     Raises
     ------
@@ -132,6 +138,7 @@ def document_html(
         There is no such reader or document, the reader is its own baseline, or `max_tokens` or `limit` is not positive.
     """
     analysis.require_reader(trace, reader)
+    baseline = default_baseline(trace) if baseline is None else baseline
     if reader == baseline:
         raise ValueError(f"reader {reader!r} is the baseline; choose another of them to see a gain")
     if not 0 <= document < trace.sizes[DOCUMENT]:
@@ -145,7 +152,7 @@ def document_html(
     gain = analysis.gain(shown, baseline).sel({READER: reader}).values
     if limit is None:
         limit = max(0.5, float(np.ceil(2 * np.quantile(np.abs(gain), 0.9)) / 2))
-    readers = [str(name) for name in trace[READER].values]
+    readers = reader_names(trace)
     name = str(trace[DOCUMENT_NAME].values[document])
     body = _tokens(shown[TOKEN_TEXT].values.tolist(), shown[NLL].transpose(TOKEN, READER).values, gain, limit, start)
     # The identity follows from the content, so that equal views are equal text.
@@ -164,13 +171,16 @@ def document_html(
 
 
 def picture(drawing: str, box: str, label: str) -> str:
-    """SVG elements as an image on a light ground: a notebook that is not trusted shows no SVG in its text.
+    """Return SVG elements as an image on a light ground: a notebook that is not trusted shows no SVG in its text.
 
     Parameters
     ----------
-    drawing : XML; texts in it through `quoted`
-    box : the SVG's viewBox
-    label : what a person hears instead
+    drawing : str
+        XML; texts in it went through `quoted`.
+    box : str
+        The SVG's viewBox.
+    label : str
+        The image in words, for those who do not see it.
     """
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}" font-family="sans-serif" font-size="12" '
@@ -181,7 +191,7 @@ def picture(drawing: str, box: str, label: str) -> str:
 
 
 def visible(text: str) -> str:
-    """Token text as inert HTML in which line breaks, tabs and invisible controls can be seen."""
+    """Return token text as inert HTML in which line breaks, tabs and invisible controls can be seen."""
     return "".join(_character(c) for c in text)
 
 
@@ -194,34 +204,34 @@ def _character(c: str) -> str:
 
 
 def _acts(c: str) -> bool:
-    """Whether a character would act on the page, or look like nothing, instead of being seen; emoji may join."""
+    """Return whether a character acts on the page or has no ink; those that join emoji are let through."""
     return c not in "\u200d " and (unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp", "Zs", "Cn") or c in _BLANK)
 
 
 def _symbol(c: str) -> str:
-    """A visible stand-in: Unicode's control pictures where there are any, else the code point."""
+    """Return a visible stand-in: Unicode's control picture where there is one, else the code point."""
     if ord(c) < 0x20:
         return chr(0x2400 + ord(c))
     return "␡" if c == "\x7f" else f"⟨{ord(c):04X}⟩"
 
 
 def quoted(text: str) -> str:
-    """Token text on one line, as text or as an attribute's value."""
+    """Return token text on one line, as text or as an attribute's value."""
     plain = "".join({"\n": "↵", "\t": "⇥"}.get(c) or (_symbol(c) if _acts(c) else c) for c in text)
-    plain = plain or PART
+    plain = plain or LATER_BYTE
     # Isolated here as well, by a pair of characters, since an attribute has no markup.
     return html.escape(f"\u2068{plain}\u2069")
 
 
 def level(gain: np.ndarray, limit: float) -> np.ndarray:
-    """Colour step of each gain, −LEVELS..LEVELS, linear up to `limit` nats."""
-    return np.rint(np.clip(gain / limit, -1, 1) * LEVELS).astype(int)
+    """Return the colour step of each gain, −COLOUR_STEPS..COLOUR_STEPS, linear up to `limit` nats."""
+    return np.rint(np.clip(gain / limit, -1, 1) * COLOUR_STEPS).astype(int)
 
 
 def colour(step: int, scheme: int) -> str:
-    """Ground of a colour step as "#rrggbb"; `scheme` 0 is light, 1 dark."""
+    """Return the ground of a colour step as "#rrggbb"; `scheme` 0 is light, 1 dark."""
     end = (BETTER if step > 0 else WORSE)[scheme]
-    share = abs(step) / LEVELS
+    share = abs(step) / COLOUR_STEPS
     mixed = [
         round((1 - share) * int(GROUND[scheme][i : i + 2], 16) + share * int(end[i : i + 2], 16)) for i in (1, 3, 5)
     ]
@@ -233,18 +243,18 @@ def _class(step: int) -> str:
 
 
 def _tokens(texts: list[str], nll: np.ndarray, gain: np.ndarray, limit: float, start: int) -> str:
-    """One element a token; what the bar shows is in its attributes, and the words around that in the stylesheet."""
+    """Return one element a token; the bar's numbers are in its attributes, the words around them in the stylesheet."""
     parts = []
     rows = zip(texts, nll, gain, level(gain, limit), strict=True)
     for position, (text, row, value, step) in enumerate(rows, start):
         numbers = "".join(f' data-r{i}="{x:.2f}"' for i, x in enumerate(row))
         data = f'data-p="{position:,}" data-t="{quoted(text)}" data-g="{value:+.2f}"{numbers}'
-        parts.append(f"<span {_ground(step)} {data}>{visible(text) or f'<i>{PART}</i>'}</span>")
+        parts.append(f"<span {_ground(step)} {data}>{visible(text) or f'<i>{LATER_BYTE}</i>'}</span>")
     return "".join(parts)
 
 
 def _ground(step: int) -> str:
-    """Attributes that colour an element. The style is for notebooks that are not trusted: they show no stylesheet."""
+    """Return attributes that colour an element; notebooks that are not trusted drop stylesheets, hence the style."""
     style = f' style="background-color:{colour(step, 0)};color:{INK[0]}"' if step else ""
     return f'class="{_class(step)}"{style}'
 
@@ -255,7 +265,7 @@ def _css(identity: str, readers: list[str]) -> str:
     grounds = "".join(
         f".fwl-doc .{_class(step)} {{ background: light-dark({colour(step, 0)}, {colour(step, 1)}) !important; "
         "color: var(--fwl-ink) !important; }\n"
-        for step in range(-LEVELS, LEVELS + 1)
+        for step in range(-COLOUR_STEPS, COLOUR_STEPS + 1)
         if step
     )
     values = "".join(f' "   {_css_text(theme.label(name))} " attr(data-r{i})' for i, name in enumerate(readers))
@@ -264,12 +274,12 @@ def _css(identity: str, readers: list[str]) -> str:
 
 
 def _css_text(text: str) -> str:
-    """Text inside a CSS string: whatever is not plainly harmless goes as its code point."""
+    """Return text for the inside of a CSS string: all but plain letters, digits and a few signs as code points."""
     return "".join(c if c.isascii() and (c.isalnum() or c in " _-.") else f"\\{ord(c):06x}" for c in text)
 
 
 def _scale(limit: float) -> str:
-    steps = "".join(f"<i {_ground(step)}>&nbsp;</i>" for step in range(-LEVELS, LEVELS + 1))
+    steps = "".join(f"<i {_ground(step)}>&nbsp;</i>" for step in range(-COLOUR_STEPS, COLOUR_STEPS + 1))
     return (
         f' <span class="fwl-scale"><span>worse −{limit:g}</span> <span class="fwl-steps">{steps}</span>'
         f" <span>+{limit:g} {NAT} better</span></span>"

@@ -1,10 +1,9 @@
-"""What an evaluation found: plain numbers to keep in a file, and the same numbers as tables for people.
+"""Write down an evaluation: plain numbers to keep in a file, and the same numbers as tables for people.
 
 All numbers come from one trace by :func:`evaluate`; the tables only write them down, so that file and table agree.
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -13,24 +12,36 @@ import pandas as pd
 import xarray as xr
 
 from fwl_lab import analysis
-from fwl_lab.trace import schema as schema
-from fwl_lab.trace.schema import BASE, DOCUMENT_NAME, POSITION, READER, SECONDS, TOKEN
+from fwl_lab.trace import schema
+from fwl_lab.trace.lookup import (
+    ReaderFacts,
+    default_baseline,
+    default_reader,
+    reader_configurations,
+    reader_facts,
+    reader_names,
+)
+from fwl_lab.trace.schema import BASE, DOCUMENT_NAME, DYNAMIC_EVALUATION, FWL, POSITION, READER, SECONDS, TOKEN
 from widgets import theme
+from widgets.display.numbers import interval, number
+from widgets.display.numbers import interval_text as interval_text
 
-DYNAMIC_EVALUATION: Final = "dynamic_evaluation"
-FWL: Final = "fwl"
-STATIC: Final = "static"
 SUPPORT: Final = 10  # documents that a bucket must hold before it counts as evidence
+#: Keys of an evaluation that name readers of the trace: what gains are over, the one looked at closely, and the two
+#: that are compared with each other.
+BASELINE, WATCHED, FAST_WEIGHTS, GRADIENT_STEPS = "baseline", "watched", "fast_weights", "gradient_steps"
+#: Keys of a reader's time over that of others.
+_OVER_BASELINE, _OVER_GRADIENT_STEPS = f"time_over_{BASE}", f"time_over_{DYNAMIC_EVALUATION}"
 _AVERAGES: Final = (analysis.MICRO, analysis.PER_DOCUMENT)
-_LEVELS: Final = (
+_MEASURES: Final = (
     analysis.NATS_PER_TOKEN,
     analysis.NATS_PER_TOKEN_PER_DOCUMENT,
     analysis.BITS_PER_BYTE,
     analysis.TOKEN_PERPLEXITY,
     analysis.WORD_PERPLEXITY,
 )
-_COSTS: Final = (schema.FLOPS_PER_TOKEN, schema.PEAK_BYTES)
-_SOURCES: Final = (
+_READER_COSTS: Final = (schema.FLOPS_PER_TOKEN, schema.PEAK_BYTES)
+_PROVENANCE: Final = (
     schema.MODEL_NAME,
     schema.MODEL_HASH,
     schema.CORPUS_HASH,
@@ -47,12 +58,14 @@ _SOURCES: Final = (
 
 
 def summary_table(trace: xr.Dataset, *, relative_to: str | None = None) -> pd.DataFrame:
-    """Averages of each reader as a table for people: rounded, with units in the headings.
+    """Return averages of each reader as a table for people: rounded, with units in the headings.
 
-    Times are relative to the reader `relative_to`; None: the one named "static", or else the first.
+    Times are relative to the reader `relative_to`; None: the first that has a block and does not adapt, else the first.
     """
     if relative_to is None:
-        relative_to = STATIC if STATIC in trace[READER].values else str(trace[READER].values[0])
+        facts = reader_facts(trace)
+        still = [name for name, one in facts.items() if one.block and not one.adapts]
+        relative_to = (still or list(facts))[0]
     table = analysis.summary(trace, relative_to)
     columns = {
         analysis.NATS_PER_TOKEN: ("nats / token", "{:.4f}"),
@@ -73,7 +86,7 @@ def summary_table(trace: xr.Dataset, *, relative_to: str | None = None) -> pd.Da
 
 
 def evaluate(trace: xr.Dataset, *, table_tokens: int = 8192, bucket: int = 512) -> dict[str, Any]:
-    """All figures of an evaluation, as JSON values; a number that does not exist is None.
+    """Return all figures of an evaluation, as JSON values; a number that does not exist is None.
 
     Averages are over the tokens at positions below `table_tokens`: scores are causal, so these are the scores of a
     reading that stopped there. Buckets and times are of the whole reading.
@@ -81,10 +94,12 @@ def evaluate(trace: xr.Dataset, *, table_tokens: int = 8192, bucket: int = 512) 
     Returns
     -------
     dict
-        ``readers``: per reader the averages of `analysis.summary`, ``gain`` over base (per average ``mean``, ``low``
-        and ``high``, nat/token) and, where times were recorded, ``tokens_per_second``, ``time_over_base`` and
-        ``time_over_dynamic_evaluation``, ``flops_per_token`` and ``peak_bytes``. ``fwl_over_dynamic_evaluation``: the
-        gain of one over the other.
+        ``readers``: per reader the averages of `analysis.summary`, ``gain`` over the baseline (per average ``mean``,
+        ``low`` and ``high``, nat/token) and, where times were recorded, ``tokens_per_second``, ``time_over_base`` (the
+        baseline) and ``time_over_dynamic_evaluation``, ``flops_per_token`` and ``peak_bytes``.
+        ``fwl_over_dynamic_evaluation``: the gain of the first reader that learns with every token over the first that
+        takes gradient steps. ``baseline``, ``watched``, ``fast_weights``, ``gradient_steps``: names of these readers
+        and of the one that is looked at closely, whatever they are called; None where there is none.
         ``buckets``: per bucket of positions ``start``, ``stop``, ``tokens``, ``documents`` and the ``gain`` of each
         reader. ``tokens``, ``documents``: in the averages. ``configurations`` of the readers, ``document_names`` and
         ``provenance``: what made the trace.
@@ -92,45 +107,56 @@ def evaluate(trace: xr.Dataset, *, table_tokens: int = 8192, bucket: int = 512) 
     Raises
     ------
     ValueError
-        The trace has no reader "base", or `table_tokens` or `bucket` is not positive.
+        The trace has no reader "base" and every reader adapts, or `table_tokens` or `bucket` is not positive.
     """
     if table_tokens < 1:
         raise ValueError(f"table_tokens is {table_tokens}; expected at least 1")
-    analysis.require_reader(trace, BASE)
+    baseline, (fast, gradient) = default_baseline(trace), compared_readers(reader_facts(trace))
     head = trace.isel({TOKEN: trace[POSITION].values < table_tokens})
-    levels, gains = analysis.summary(head), analysis.paired_bootstrap(head)
-    names = [str(name) for name in trace[READER].values]
+    means, gains = analysis.summary(head), analysis.paired_bootstrap(head, baseline=baseline)
     readers: dict[str, dict[str, Any]] = {}
-    for name in names:
-        row = {level: number(levels[level].sel({READER: name})) for level in _LEVELS}
-        costs = {cost: number(levels[cost].sel({READER: name})) for cost in _COSTS if cost in levels}
-        readers[name] = row | ({} if name == BASE else {"gain": _gains(gains, name)}) | _times(trace, name) | costs
-    both = {DYNAMIC_EVALUATION, FWL} <= set(names)
+    for name in reader_names(trace):
+        row = {measure: number(means[measure].sel({READER: name})) for measure in _MEASURES}
+        costs = {cost: number(means[cost].sel({READER: name})) for cost in _READER_COSTS if cost in means}
+        own = {} if name == baseline else {"gain": _gains(gains, name)}
+        readers[name] = row | own | _times(trace, name, baseline, gradient) | costs
+    difference = None
+    if fast is not None and gradient is not None:
+        difference = _gains(analysis.paired_bootstrap(head, baseline=gradient), fast)
     return {
         "tokens": int(head.sizes[TOKEN]),
-        "documents": int(levels.attrs[analysis.DOCUMENT_COUNT]),
+        "documents": int(means.attrs[analysis.DOCUMENT_COUNT]),
         "table_tokens": table_tokens,
         "level": gains.attrs["level"],
         "resampled": gains.attrs["resampled"],
         "readers": readers,
-        "fwl_over_dynamic_evaluation": _gains(analysis.paired_bootstrap(head, baseline=DYNAMIC_EVALUATION), FWL)
-        if both
-        else None,
-        "buckets": _buckets(analysis.gain_by_position(trace, bucket)),
+        BASELINE: baseline,
+        WATCHED: default_reader(trace),
+        FAST_WEIGHTS: fast,
+        GRADIENT_STEPS: gradient,
+        "fwl_over_dynamic_evaluation": difference,
+        "buckets": _buckets(analysis.gain_by_position(trace, bucket, baseline=baseline)),
         "document_names": [str(name) for name in trace[DOCUMENT_NAME].values],
-        "configurations": _plain(trace.attrs.get(schema.READERS, "{}")),
-        "provenance": {name: _plain(trace.attrs[name]) for name in _SOURCES if name in trace.attrs},
+        "configurations": reader_configurations(trace),
+        "provenance": {name: _plain(trace.attrs[name]) for name in _PROVENANCE if name in trace.attrs},
     }
 
 
+def compared_readers(readers: Mapping[str, ReaderFacts]) -> tuple[str | None, str | None]:
+    """Return the first reader that learns with every token, and the first that takes gradient steps; None: none."""
+    fast = (name for name, one in readers.items() if one.every_token)
+    gradient = (name for name, one in readers.items() if one.stepwise)
+    return next(fast, None), next(gradient, None)
+
+
 def accuracy_table(evaluation: Mapping[str, Any]) -> pd.DataFrame:
-    """Nats and gains of each reader by both averages, with intervals."""
-    rows = {}
+    """Return a table of nats and gains of each reader by both averages, with intervals."""
+    rows, over = {}, _baseline_label(evaluation)
     for name, row in evaluation["readers"].items():
         gain = row.get("gain", {})
         rows[theme.label(name)] = {
             "nats / token": _text(row[analysis.NATS_PER_TOKEN]),
-            "gain over base": interval_text(gain.get(analysis.MICRO)),
+            f"gain over {over}": interval_text(gain.get(analysis.MICRO)),
             "mean of documents": _text(row[analysis.NATS_PER_TOKEN_PER_DOCUMENT]),
             "gain, mean of documents": interval_text(gain.get(analysis.PER_DOCUMENT)),
         }
@@ -138,14 +164,14 @@ def accuracy_table(evaluation: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def cost_table(evaluation: Mapping[str, Any]) -> pd.DataFrame:
-    """The readers in other units, and what they cost."""
+    """Return a table of the readers in other units, with their costs."""
     columns = {
         analysis.BITS_PER_BYTE: ("bits / byte", "{:.4f}"),
         analysis.TOKEN_PERPLEXITY: ("token perplexity", "{:,.2f}"),
         analysis.WORD_PERPLEXITY: ("word perplexity", "{:,.0f}"),
         analysis.TOKENS_PER_SECOND: ("tokens / s", "{:,.0f}"),
-        f"time_over_{BASE}": ("time / base", "{:.2f} ×"),
-        f"time_over_{DYNAMIC_EVALUATION}": ("time / dyn. eval.", "{:.2f} ×"),
+        _OVER_BASELINE: (f"time / {_baseline_label(evaluation)}", "{:.2f} ×"),
+        _OVER_GRADIENT_STEPS: ("time / dyn. eval.", "{:.2f} ×"),
     }
     costs = {schema.FLOPS_PER_TOKEN: "MFLOP / token", schema.PEAK_BYTES: "peak MB"}
     rows = {
@@ -157,15 +183,17 @@ def cost_table(evaluation: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def bucket_table(evaluation: Mapping[str, Any], *, readers: Sequence[str] | None = None) -> pd.DataFrame:
-    """One row a bucket of positions: what it holds, and each reader's gain over base with its interval.
+    """Return a table of a row a bucket of positions: its documents and tokens, and each reader's gain with interval.
 
-    Readers stand in the order of `readers`, and those that were not read are left out; None: all, FWL first.
+    Readers stand in the order of `readers`, and those that were not read are left out; None: all, the one that is
+    looked at closely first.
     """
+    first = evaluation.get(WATCHED, FWL)
     rows = {
         _span(bucket): {"documents": f"{bucket['documents']:,}", "tokens": f"{bucket['tokens']:,}"}
         | {
             theme.label(name): interval_text(bucket["gain"][name])
-            for name in (sorted(bucket["gain"], key=lambda name: name != FWL) if readers is None else readers)
+            for name in (sorted(bucket["gain"], key=lambda name: name != first) if readers is None else readers)
             if name in bucket["gain"]
         }
         for bucket in evaluation["buckets"]
@@ -174,15 +202,25 @@ def bucket_table(evaluation: Mapping[str, Any], *, readers: Sequence[str] | None
 
 
 def provenance_table(evaluation: Mapping[str, Any]) -> pd.DataFrame:
-    """What made the numbers, one row a fact."""
+    """Return a table of what made the numbers, one row a fact."""
     facts: dict[str, str] = {}
     for name, value in evaluation["provenance"].items():
         facts |= value if isinstance(value, dict) else {name.replace("_", " "): str(value)}
     return pd.DataFrame({"": facts})
 
 
-def bucket_statement(evaluation: Mapping[str, Any], *, reader: str = FWL, documents: int = SUPPORT) -> str:
-    """In which buckets held by enough documents a reader's mean gain over base is not positive, in words."""
+def bucket_statement(evaluation: Mapping[str, Any], *, reader: str | None = None, documents: int = SUPPORT) -> str:
+    """Say in which buckets held by enough documents a reader's mean gain is not positive.
+
+    Parameters
+    ----------
+    reader : str, optional
+        None: the one that is looked at closely.
+    documents : int
+        That a bucket must hold.
+    """
+    reader = evaluation.get(WATCHED, FWL) if reader is None else reader
+    base = _baseline_label(evaluation)
     label = theme.label(reader)
     if reader not in evaluation["readers"]:
         return f"{label} was not read, so nothing can be said of how long its gain lasts."
@@ -194,51 +232,44 @@ def bucket_statement(evaluation: Mapping[str, Any], *, reader: str = FWL, docume
     unsure = [span for span, gain in gains.items() if gain[analysis.MEAN] > 0 and not (gain[analysis.LOW] or 0) > 0]
     reach = f"the {len(held)} buckets held by {documents} documents or more (to token {held[-1][analysis.STOP]:,})"
     said = (
-        f"not better than base in {len(worse)} of {reach}: {'; '.join(worse)}."
+        f"not better than {base} in {len(worse)} of {reach}: {'; '.join(worse)}."
         if worse
-        else (f"better than base, on average, in all of {reach}.")
+        else (f"better than {base}, on average, in all of {reach}.")
     )
     doubt = f" In {len(unsure)} of them the interval of a gain reaches zero: {'; '.join(unsure)}." if unsure else ""
     return f"{label} is {said}{doubt}"
 
 
 def difference_statement(evaluation: Mapping[str, Any]) -> str:
-    """FWL's gain over dynamic evaluation, by both averages, in words."""
+    """Say what FWL gains over dynamic evaluation, by both averages."""
     gain = evaluation["fwl_over_dynamic_evaluation"]
+    pairs = ((FAST_WEIGHTS, FWL), (GRADIENT_STEPS, DYNAMIC_EVALUATION))
+    fast, gradient = (theme.label(evaluation.get(key) or usual) for key, usual in pairs)
     if gain is None:
-        return "FWL and dynamic evaluation were not both read, so they are not compared."
+        return f"{fast} and {gradient} were not both read, so they are not compared."
     micro, per_document = (interval_text(gain[average]) for average in _AVERAGES)
-    return f"FWL gains over dynamic evaluation {micro} nats per token, and {per_document} by the mean of documents."
+    return f"{fast} gains over {gradient} {micro} nats per token, and {per_document} by the mean of documents."
 
 
-def interval_text(gain: Mapping[str, float | None] | None) -> str:
-    """ "+0.123 [+0.101, +0.145]", or what there is of it."""
-    if gain is None or gain[analysis.MEAN] is None:
-        return "–"
-    mean, low, high = (gain[name] for name in (analysis.MEAN, analysis.LOW, analysis.HIGH))
-    return f"{mean:+.3f}" + ("" if low is None or high is None else f" [{low:+.3f}, {high:+.3f}]")
+def _baseline_label(evaluation: Mapping[str, Any]) -> str:
+    return theme.label(evaluation.get(BASELINE, BASE))
 
 
 def _gains(result: xr.Dataset, name: str) -> dict[str, dict[str, float | None]]:
     row = result.sel({READER: name})
-    return {average: _interval(row.sel({analysis.AVERAGE: average})) for average in _AVERAGES}
+    return {average: interval(row.sel({analysis.AVERAGE: average})) for average in _AVERAGES}
 
 
-def _interval(row: xr.Dataset) -> dict[str, float | None]:
-    return {edge: number(row[edge]) for edge in (analysis.MEAN, analysis.LOW, analysis.HIGH)}
-
-
-def _times(trace: xr.Dataset, name: str) -> dict[str, float | None]:
-    """Speed of a reader over the whole reading, and its time over that of others."""
+def _times(trace: xr.Dataset, name: str, baseline: str, gradient: str | None) -> dict[str, float | None]:
+    """Return the speed of a reader over the whole reading, and its time over that of others."""
     if SECONDS not in trace:
         return {}
-    names = [str(reader) for reader in trace[READER].values]
-    seconds = dict(zip(names, trace[SECONDS].values, strict=True))
+    seconds = dict(zip(reader_names(trace), trace[SECONDS].values, strict=True))
     with np.errstate(divide="ignore", invalid="ignore"):
         return {analysis.TOKENS_PER_SECOND: number(trace.sizes[TOKEN] / seconds[name])} | {
-            f"time_over_{other}": number(seconds[name] / seconds[other])
-            for other in (BASE, DYNAMIC_EVALUATION)
-            if other in names
+            key: number(seconds[name] / seconds[other])
+            for key, other in ((_OVER_BASELINE, baseline), (_OVER_GRADIENT_STEPS, gradient))
+            if other is not None
         }
 
 
@@ -246,7 +277,7 @@ def _buckets(result: xr.Dataset) -> list[dict[str, Any]]:
     numbers = (analysis.START, analysis.STOP, analysis.TOKEN_COUNT, analysis.DOCUMENT_COUNT)
     return [
         {name: int(column[name]) for name in numbers}
-        | {"gain": {str(name): _interval(column.sel({READER: name})) for name in result[READER].values}}
+        | {"gain": {str(name): interval(column.sel({READER: name})) for name in result[READER].values}}
         for column in (result.isel({analysis.BUCKET: index}) for index in range(result.sizes[analysis.BUCKET]))
     ]
 
@@ -255,23 +286,12 @@ def _span(bucket: Mapping[str, Any]) -> str:
     return f"{bucket[analysis.START]:,}–{bucket[analysis.STOP] - 1:,}"
 
 
-def number(value: Any) -> float | None:
-    """A float that JSON can hold."""
-    number = float(value)
-    return number if math.isfinite(number) else None
-
-
-def signed(value: float) -> str:
-    """With its sign, to a thousandth: +0.120, −0.120."""
-    return f"{value:+.3f}".replace("-", "−")
-
-
 def _millions(value: float | None) -> float | None:
     return None if value is None else value / 1e6
 
 
 def _plain(value: Any) -> Any:
-    """An attribute of a trace as a JSON value: what is JSON text in it becomes what it describes."""
+    """Return an attribute of a trace as a JSON value: JSON text becomes the object that it describes."""
     if isinstance(value, str) and value.startswith("{"):
         return json.loads(value)
     return value.item() if isinstance(value, np.generic) else value

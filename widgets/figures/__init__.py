@@ -1,7 +1,8 @@
-"""Figures: pure functions from a trace, or a record of numbers, to a plotly Figure. One file a theme.
+"""Figures: pure functions from a trace, or a record of numbers, to a plotly Figure.
 
-All public `plot_*` are here too. Nothing here reads files, keeps state or knows of widgets; colours come from
-`widgets.theme`, numbers from `fwl_lab.analysis`.
+One file a theme: readings, breakdowns, comparisons, receipts, weights, training; `drawing` holds what they share.
+Colours and labels come from `widgets.theme`, numbers from `fwl_lab.analysis`. Nothing here reads files, keeps state,
+runs a model or knows of views. The figures that several notebooks draw are importable from here.
 """
 
 from widgets.figures.breakdowns import (

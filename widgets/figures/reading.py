@@ -1,4 +1,4 @@
-"""Pictures of a trace: pure functions from a trace to a plotly Figure, and its table of averages."""
+"""Plot a reading along its document: NLL and gain so far, norms of the fast weights, one long document."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,7 @@ import xarray as xr
 from plotly.subplots import make_subplots
 
 from fwl_lab import analysis
+from fwl_lab.trace.lookup import default_reader
 from fwl_lab.trace.schema import (
     BASE,
     DOCUMENT,
@@ -19,7 +20,6 @@ from fwl_lab.trace.schema import (
     POSITION,
     READER,
     TOKEN,
-    TOKENS,
     UNITS,
     UPDATE,
     UPDATE_NORM,
@@ -29,7 +29,9 @@ from widgets import theme
 from widgets.figures.drawing import (
     PER_TOKEN,
     POSITION_TITLE,
+    READ_TITLE,
     check_document,
+    chosen_baseline,
     finish,
     gain_title,
     name_of,
@@ -37,37 +39,55 @@ from widgets.figures.drawing import (
     with_zero,
 )
 
-_QUANTITIES: Final = {DRIFT: "How far the fast weights have moved", UPDATE_NORM: "How large each update is"}
+_NORM_TITLES: Final = {DRIFT: "How far the fast weights have moved", UPDATE_NORM: "How large each update is"}
 
 
 def plot_cumulative_nll(trace: xr.Dataset, *, document: int = 0) -> go.Figure:
-    """NLL of each reader summed over a document, nats: the lower line has found the document easier so far."""
+    """Plot the NLL of each reader summed over a document, nats: the lower line has found it easier so far."""
     figure = _running(trace, analysis.cumulative_nll(trace), document, "%{y:,.1f} nat")
     return finish(figure, "Cumulative NLL of each reader", name_of(trace, document), f"cumulative NLL [{NAT}]")
 
 
-def plot_cumulative_gain(trace: xr.Dataset, *, document: int = 0, baseline: str = BASE) -> go.Figure:
-    """Gain of each reader over `baseline`, summed over a document, nats.
+def plot_cumulative_gain(trace: xr.Dataset, *, document: int = 0, baseline: str | None = None) -> go.Figure:
+    """Plot the gain of each reader over `baseline`, summed over a document, nats.
 
     Rising: better than the baseline just here; flat: the same; falling: worse.
+
+    Parameters
+    ----------
+    document : int
+        Index of the document.
+    baseline : str, optional
+        None: `fwl_lab.trace.lookup.default_baseline`.
     """
+    baseline = chosen_baseline(trace, baseline)
     figure = _running(trace, analysis.cumulative_gain(trace, baseline), document, "%{y:+,.1f} nat")
     title = f"Nats saved so far, against {theme.label(baseline)}"
     return with_zero(finish(figure, title, name_of(trace, document), f"cumulative gain [{NAT}]"))
 
 
 def plot_fast_weight_norms(
-    trace: xr.Dataset, *, reader: str = "fwl", document: int = 0, quantity: str = DRIFT
+    trace: xr.Dataset, *, reader: str | None = None, document: int = 0, quantity: str = DRIFT
 ) -> go.Figure:
-    """L2 norm of each fast parameter's Δθ (or, for ``quantity="update_norm"``, of its last update) over a document.
+    """Plot the L2 norm of each fast parameter's Δθ over a document.
+
+    Parameters
+    ----------
+    reader : str, optional
+        None: `fwl_lab.trace.lookup.default_reader`.
+    document : int
+        Index of the document.
+    quantity : "drift" or "update_norm"
+        The norm of Δθ, or of its last update.
 
     Raises
     ------
     ValueError
         The trace records no such norms for that reader.
     """
-    if quantity not in _QUANTITIES:
-        raise ValueError(f"quantity must be one of {', '.join(_QUANTITIES)}, not {quantity!r}")
+    if quantity not in _NORM_TITLES:
+        raise ValueError(f"quantity must be one of {', '.join(_NORM_TITLES)}, not {quantity!r}")
+    reader = default_reader(trace) if reader is None else reader
     analysis.require_reader(trace, reader)
     norms = trace[quantity].sel({READER: reader}).dropna(PARAMETER, how="all") if quantity in trace else None
     if norms is None or not norms.size:
@@ -87,17 +107,17 @@ def plot_fast_weight_norms(
             line={"color": colour, "width": 2.5},
             hovertemplate="%{y:.3g}",
         )
-    figure.update_xaxes(title_text=f"tokens read [{TOKENS}]", tickformat=",d", rangemode="tozero")
+    figure.update_xaxes(title_text=READ_TITLE, tickformat=",d", rangemode="tozero")
     figure.update_xaxes(unifiedhovertitle_text="after %{x:,d} tokens")
     figure.update_yaxes(type="log", dtick=1, tickformat="~g")
     symbol = "‖Δθ‖₂" if quantity == DRIFT else "‖last update‖₂"
     subtitle = f"{theme.label(reader)} reading {name_of(trace, document)}"
-    finish(figure, _QUANTITIES[quantity], subtitle, f"{symbol} [{norms.attrs[UNITS]}]")
+    finish(figure, _NORM_TITLES[quantity], subtitle, f"{symbol} [{norms.attrs[UNITS]}]")
     return _label_ends(figure) if len(names) <= len(theme.CATEGORIES) else figure
 
 
 def plot_long_reading(parts: Sequence[Mapping[str, Any]], *, baseline: str = BASE) -> go.Figure:
-    """NLL of each reader along one long document and, below it, the gain over `baseline`; nats per token.
+    """Plot the NLL of each reader along one long document and, below, the gain over `baseline`; nats per token.
 
     Parameters
     ----------
@@ -111,10 +131,11 @@ def plot_long_reading(parts: Sequence[Mapping[str, Any]], *, baseline: str = BAS
     if baseline not in levels:
         raise ValueError(f"no reader {baseline!r} in these parts; they hold {', '.join(levels) or 'none'}")
     middle = [(part["start"] + part["stop"]) / 2 for part in parts if part[READER] == baseline]
-    colours, figure = theme.colours(list(levels)), make_subplots(2, 1, shared_xaxes=True, vertical_spacing=0.08)
+    styles, figure = theme.name_styles(levels), make_subplots(2, 1, shared_xaxes=True, vertical_spacing=0.08)
     for name, values in levels.items():
-        shown: dict[str, Any] = {"x": middle, "name": theme.label(name), "legendgroup": name, "mode": "lines"}
-        shown["line"] = {"color": colours[name], "width": 2.5, "dash": theme.dash(name)}
+        style = styles[name]
+        shown: dict[str, Any] = {"x": middle, "name": style.label, "legendgroup": name, "mode": "lines"}
+        shown["line"] = {"color": style.colour, "width": 2.5, "dash": style.dash}
         figure.add_scatter(y=values, hovertemplate="%{y:.4f} nat", row=1, col=1, **shown)
         if name != baseline:
             gain = np.subtract(levels[baseline], values)
@@ -128,22 +149,21 @@ def plot_long_reading(parts: Sequence[Mapping[str, Any]], *, baseline: str = BAS
 
 
 def _running(trace: xr.Dataset, values: xr.DataArray, document: int, hover: str) -> go.Figure:
-    """A line a reader over one document's positions; thinned lines keep exact values at the tokens they keep."""
+    """Draw a line a reader over one document's positions; thinned lines are exact at the tokens they keep."""
     check_document(trace, document)
     tokens = np.flatnonzero(trace[DOCUMENT].values == document)
     picked = tokens[thin(len(tokens))]
-    readers = [str(name) for name in values[READER].values]
-    colours, figure = theme.colours(readers), go.Figure()
-    for name in readers:
+    styles, figure = theme.trace_styles(trace), go.Figure()
+    for name in map(str, values[READER].values):
         figure.add_scatter(
             x=trace[POSITION].values[picked] + 1,
             y=values.sel({READER: name}).isel({TOKEN: picked}).values,
-            name=theme.label(name),
+            name=styles[name].label,
             mode="lines",
-            line={"color": colours[name], "width": 2.5, "dash": theme.dash(name)},
+            line={"color": styles[name].colour, "width": 2.5, "dash": styles[name].dash},
             hovertemplate=hover,
         )
-    figure.update_xaxes(title_text=f"tokens read [{TOKENS}]", tickformat=",d", rangemode="tozero")
+    figure.update_xaxes(title_text=READ_TITLE, tickformat=",d", rangemode="tozero")
     figure.update_xaxes(unifiedhovertitle_text="after %{x:,d} tokens")
     return figure
 

@@ -1,4 +1,4 @@
-"""Pictures of evidence: who paid for a gain, what surgery leaves of it, whether a score was declared. No torch.
+"""Plot evidence: which tokens paid for a gain, what surgery leaves of it, whether a score was declared. No torch.
 
 A *share* is the part of a gain that a source gets; shares of both signs cancel, so that their sum (net) stands beside
 the sum of their sizes (gross) everywhere.
@@ -29,13 +29,14 @@ from fwl_lab.attribution.summary import (
     SOURCE,
     SOURCE_KIND,
 )
+from fwl_lab.trace.lookup import reader_facts
 from fwl_lab.trace.schema import NAT, READER, TOKEN, TOKEN_TEXT, TOKENS
 from widgets import theme
-from widgets.figures.drawing import finish, gain_title, method, with_zero
+from widgets.figures.drawing import chosen_baseline, finish, gain_title, method, with_zero
 
-KIND_COLOURS: Final = dict(zip(KINDS, (theme.CATEGORIES[0], theme.CATEGORIES[2], theme.CATEGORIES[1]), strict=True))
-_CONTEXT: Final = 4  # tokens before a source that its label shows
-_LONGEST: Final = 22  # characters of them
+KIND_COLOURS: Final = dict(zip(KINDS, (theme.ACCENT, theme.CATEGORIES[2], theme.CATEGORIES[1]), strict=True))
+_LABEL_TOKENS: Final = 4  # before a source, shown in its label
+_LABEL_CHARACTERS: Final = 22  # of them at most
 # Rims in the other shade, so that marks are seen on bars and on either ground.
 _WHITE: Final = {"width": 1.5, "color": "white"}
 _GREY: Final = {"width": 2.5, "color": theme.INK}
@@ -46,7 +47,7 @@ _LEFT_OUT: Final[dict[str, tuple[str, dict[str, Any]]]] = {
 
 
 def plot_receipt(receipt: xr.Dataset, trace: xr.Dataset, *, top: int = 10) -> go.Figure:
-    """The largest shares of a receipt, what is lost without each, and the sum of all other shares.
+    """Plot the largest shares of a receipt, what is lost without each, and the sum of all other shares.
 
     Parameters
     ----------
@@ -55,7 +56,7 @@ def plot_receipt(receipt: xr.Dataset, trace: xr.Dataset, *, top: int = 10) -> go
     trace : Dataset
         The trace that it is of, for the texts.
     top : int
-        So many sources, of either sign.
+        Number of sources, of either sign.
     """
     token, texts = receipt.attrs["token"], trace[TOKEN_TEXT].values.tolist()
     share, sources, kinds = (receipt[name].values for name in (SHARE, SOURCE, SOURCE_KIND))
@@ -92,14 +93,14 @@ def plot_receipt(receipt: xr.Dataset, trace: xr.Dataset, *, top: int = 10) -> go
 
 
 def plot_running_sum(receipt: xr.Dataset) -> go.Figure:
-    """Shares added up from the largest in size to the smallest: the net sum ends at the gain, the gross above it."""
+    """Plot shares added up from the largest in size to the smallest: the net sum ends at the gain, the gross above."""
     share = receipt[SHARE].values
     ranked = share[np.argsort(-np.abs(share), kind="stable")]
     counts, gain = np.arange(1, len(ranked) + 1), receipt.attrs["gain"]
     figure = go.Figure()
     for values, name, colour in (
-        (np.abs(ranked).cumsum(), "gross: sum of sizes", theme.COLOURS["base"]),
-        (ranked.cumsum(), "net: sum of shares", theme.COLOURS["fwl"]),
+        (np.abs(ranked).cumsum(), "gross: sum of sizes", theme.NEUTRAL),
+        (ranked.cumsum(), "net: sum of shares", theme.ACCENT),
     ):
         line = {"color": colour, "width": 2.5}
         figure.add_scatter(x=counts, y=values, name=name, mode="lines", line=line, hovertemplate="%{y:.2f}")
@@ -112,7 +113,7 @@ def plot_running_sum(receipt: xr.Dataset) -> go.Figure:
 
 
 def plot_who_teaches(summaries: Mapping[str, xr.Dataset]) -> go.Figure:
-    """Net (full) and gross (pale) shares by what the source is to its target, a mean per receipt.
+    """Plot net (full) and gross (pale) shares by what the source is to its target, a mean per receipt.
 
     Parameters
     ----------
@@ -127,29 +128,36 @@ def plot_who_teaches(summaries: Mapping[str, xr.Dataset]) -> go.Figure:
 
 
 def plot_share_by_distance(summaries: Mapping[str, xr.Dataset]) -> go.Figure:
-    """Net (full) and gross (pale) shares by how far back the source is, a mean per receipt; a panel each."""
+    """Plot net (full) and gross (pale) shares by how far back the source is, a mean per receipt; a panel each."""
     farthest = max((summary[DISTANCE].values for summary in summaries.values()), key=len)
     names = [f"{near:,}–{2 * near - 1:,}" if near > 1 else "1" for near in farthest.tolist()]
-    figure = _panels(summaries, names, NET_BY_DISTANCE, GROSS_BY_DISTANCE, [theme.COLOURS["fwl"]] * len(names))
+    figure = _panels(summaries, names, NET_BY_DISTANCE, GROSS_BY_DISTANCE, [theme.ACCENT] * len(names))
     figure.update_xaxes(title_text=f"distance of the source [{TOKENS}]", tickangle=-45)
     return _titled(figure, "From how far?")
 
 
 def plot_gains(
-    trace: xr.Dataset, readers: Mapping[str, str], *, title: str, baseline: str = "static", token: int | None = None
+    trace: xr.Dataset, readers: Mapping[str, str], *, title: str, baseline: str | None = None, token: int | None = None
 ) -> go.Figure:
-    """Mean gain of some readers with intervals, and beside it, where asked, their gain at one token.
+    """Plot the mean gain of some readers with intervals, and beside it, where asked, their gain at one token.
 
     Parameters
     ----------
     readers : of str
         What each is called in the picture, by its name in the trace; drawn in this order, the first as a reference.
+    title : str
+    baseline : str, optional
+        None: the reader that does not adapt and has a block where the first of `readers` has one: it reads as that one
+        does at θ₀.
+    token : int, optional
+        Index in the trace.
     """
+    baseline = _at_slow_weights(trace, next(iter(readers), "")) if baseline is None else baseline
     both = analysis.paired_bootstrap(trace, baseline=baseline)
     result = both.sel({analysis.AVERAGE: analysis.MICRO, READER: list(readers)})
     mean, low, high = (result[name].values for name in (analysis.MEAN, analysis.LOW, analysis.HIGH))
     names = [html.escape(name, quote=False) for name in readers.values()]
-    colours = [theme.COLOURS["fwl"], *[theme.CATEGORIES[1]] * (len(names) - 1)]
+    colours = [theme.ACCENT, *[theme.CATEGORIES[1]] * (len(names) - 1)]
     columns = [gain_title(baseline)]
     if token is not None:
         columns.append(f"gain at token {token:,} [{NAT}]")
@@ -171,21 +179,21 @@ def plot_gains(
 
 
 def plot_declared(pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> go.Figure:
-    """Each token's score against what was declared of it before it was read; an honest reader's lie on the line.
+    """Plot each token's score against what was declared of it before it was read; an honest reader's lie on the line.
 
     Parameters
     ----------
     pairs : of ((T,), (T,)), nats
         By reader: NLL declared by `next_log_probs`, and NLL returned by `read`.
     """
-    colours, figure = theme.colours(list(pairs)), go.Figure()
+    styles, figure = theme.name_styles(pairs), go.Figure()
     ends = [0.0, 1.03 * max(float(np.max(declared)) for declared, _ in pairs.values())]
     figure.add_scatter(
         x=ends, y=ends, mode="lines", line={"color": theme.ZERO, "dash": "dot"}, name="as declared", hoverinfo="skip"
     )
     for name, (declared, scored) in pairs.items():
-        marker = {"size": 9, "color": theme.translucent(colours[name], 0.6)}
-        shown: dict[str, Any] = {"x": declared, "y": scored, "name": html.escape(theme.label(name)), "marker": marker}
+        marker = {"size": 9, "color": theme.translucent(styles[name].colour, 0.6)}
+        shown: dict[str, Any] = {"x": declared, "y": scored, "name": html.escape(styles[name].label), "marker": marker}
         figure.add_scatter(mode="markers", hovertemplate="declared %{x:.2f}, scored %{y:.2f}", **shown)
     figure.update_xaxes(title_text=f"NLL declared before the token was read [{NAT}]", showgrid=True, range=ends)
     figure.update_yaxes(range=ends)
@@ -194,10 +202,18 @@ def plot_declared(pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]]) 
     return figure.update_layout(hovermode="closest")
 
 
+def _at_slow_weights(trace: xr.Dataset, reader: str) -> str:
+    """Return the reader of a trace that reads as another does at θ₀; the default baseline where there is none."""
+    facts = reader_facts(trace)
+    block = facts[reader].block if reader in facts else False
+    still = [name for name, one in facts.items() if not one.adapts and one.block == block]
+    return still[0] if still else chosen_baseline(trace, None)
+
+
 def _panels(
     summaries: Mapping[str, xr.Dataset], names: Sequence[str], net: str, gross: str, colours: Sequence[str]
 ) -> go.Figure:
-    """A panel a summary: sums of helping and harming shares in pale, the net one in full, means per receipt."""
+    """Draw a panel a summary: sums of helping and harming shares in pale, the net one in full, means per receipt."""
     titles = [html.escape(name, quote=False) for name in summaries]
     figure = make_subplots(1, len(summaries), shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=titles)
     pale = [theme.translucent(colour, 0.3) for colour in colours]
@@ -216,7 +232,7 @@ def _panels(
 
 
 def _titled(figure: go.Figure, title: str) -> go.Figure:
-    """A finished figure of panels, which share the axis at the side."""
+    """Finish a figure of panels, which share the axis at the side."""
     finish(figure, title, "full: net; pale: all that helps, up, and all that harms, down", "").update_layout(
         showlegend=False
     )
@@ -229,11 +245,11 @@ def _bars(figure: go.Figure, places: Sequence[int] | np.ndarray, values: Any, na
 
 
 def _in_context(texts: Sequence[str], token: int) -> str:
-    """A token in bold after the few before it, as plotly's markup."""
-    before = re.sub(r"\s*\n\s*", " ↵ ", "".join(texts[max(0, token - _CONTEXT) : token]))[-_LONGEST:]
+    """Return a token in bold after the few before it, as plotly's markup."""
+    before = re.sub(r"\s*\n\s*", " ↵ ", "".join(texts[max(0, token - _LABEL_TOKENS) : token]))[-_LABEL_CHARACTERS:]
     return f"{_quoted(before)[1:-1]}<b>{_quoted(texts[token])[1:-1]}</b>"
 
 
 def _quoted(text: str) -> str:
-    """As Python would write it: on one line and inert, since plotly reads some markup in labels."""
+    """Return a text as Python would write it: on one line and inert, since plotly reads some markup in labels."""
     return html.escape(repr(text), quote=False)

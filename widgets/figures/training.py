@@ -1,4 +1,4 @@
-"""Pictures of how a model came about: the training curve, and the trials of dynamic evaluation."""
+"""Plot how a model was made: the training curve, and the trials of dynamic evaluation."""
 
 import html
 import math
@@ -13,7 +13,7 @@ from widgets.figures.drawing import PER_TOKEN, finish
 
 
 def plot_training_curve(curve: Sequence[Mapping[str, float]]) -> go.Figure:
-    """Training loss over tokens seen, nats per token.
+    """Plot the training loss over tokens seen, nats per token.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def plot_training_curve(curve: Sequence[Mapping[str, float]]) -> go.Figure:
 
 
 def plot_trials(trials: Sequence[Mapping[str, Any]]) -> go.Figure:
-    """NLL on validation documents over the step size, a line a rule; trials with a decay are open circles.
+    """Plot the NLL on validation documents over the step size, a line a rule; trials with a decay are open circles.
 
     The axis ends a little above what the smallest steps reach, so that the valley is seen; worse trials lie above.
 

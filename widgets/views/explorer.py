@@ -1,4 +1,4 @@
-"""All views of a trace at once, linked: the text, who paid, what happened to the weights, and who did better."""
+"""Show all views of a trace at once, linked: the text, receipts, the weights, and the readers compared."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -6,7 +6,7 @@ from typing import Any, Final
 import ipywidgets
 import xarray as xr
 
-from widgets.core import lifetime as housekeeping
+from widgets.core import lifetime
 from widgets.core.page import write_page
 from widgets.core.selection import Selection, most_telling
 from widgets.core.view import View
@@ -18,8 +18,16 @@ from widgets.views.update_scope.view import UpdateScope
 _SIDE_BY_SIDE: Final = {"display": "flex", "flex_flow": "row wrap", "align_items": "stretch"}
 
 
-class Explorer(housekeeping.Housed, ipywidgets.VBox):
-    """The four views of a trace, sharing one `selection`.
+class Explorer(lifetime.Housed, ipywidgets.VBox):
+    """Four views of a trace, sharing one `selection`.
+
+    Parameters
+    ----------
+    trace : Dataset
+    model : LanguageModel, optional
+        The one that read; with it, receipts that the trace does not hold are computed when asked for.
+    selection : Selection, optional
+        None: one that ends with these views.
 
     Attributes
     ----------
@@ -39,15 +47,15 @@ class Explorer(housekeeping.Housed, ipywidgets.VBox):
         super().__init__([self.lens, self.receipts, self.scope, self.compare])
         if selection is None:
             self.selection.retire()  # it ends with the views
-        housekeeping.keep(self)
+        lifetime.keep(self)
 
     @property
     def views(self) -> list[View]:
-        """The views, from top to bottom."""
+        """Views from top to bottom."""
         return [self.lens, self.receipts, self.scope, self.compare]
 
     def to_html(self, path: str | Path) -> Path:
-        """Write all of it as one page that needs no kernel and no network; returns its path."""
+        """Write all views as one page that needs no kernel and no network, and return its path."""
         return write_page(self.views, path, title="Explore a trace")
 
     def close(self) -> None:
@@ -58,9 +66,9 @@ class Explorer(housekeeping.Housed, ipywidgets.VBox):
         super().close()
 
     def _repr_mimebundle_(self, **given: Any) -> Any:
-        """The live views; only their pictures where nobody could use them, so that a saved notebook stays small."""
+        """Return the live views; only their pictures where nobody could use them, so that a notebook stays small."""
         still = {"text/html": "".join(view.fallback_html() for view in self.views), "text/plain": "Explorer"}
-        if not housekeeping.someone_is_there():
+        if not lifetime.someone_is_there():
             return still
         return super()._repr_mimebundle_(**given) | still
 
@@ -71,13 +79,13 @@ def explore(trace: xr.Dataset, *, model: Any = None, reader: str | None = None, 
     Parameters
     ----------
     trace : Dataset
-        Of `fwl_lab.score` or `fwl_lab.open_trace`; what it does not hold, the views say how to record.
+        Of `fwl_lab.score` or `fwl_lab.open_trace`; where it lacks something, the views say how to record that.
     model : LanguageModel, optional
         The one that read: with it, receipts that the trace does not hold are computed when asked for.
     reader : str, optional
-        To look at first. None: one that adapts and has receipts, if any has.
+        Selected at first. None: one that adapts and has receipts, if any has.
     token : int, optional
-        To look at first, index in the trace. None: the largest gain, of those that have a receipt if any has.
+        Selected at first, index in the trace. None: the largest gain, of those that have a receipt if any has.
     """
     selection = Selection(trace, reader=reader, token=0 if token is None else token)
     if token is None:

@@ -11,7 +11,7 @@ import pytest
 from ipywidgets.widgets.widget import _instances
 
 from fwl_lab.testing.traces import make_trace
-from widgets.core import lifetime as housekeeping
+from widgets.core import lifetime
 from widgets.core.packing import pack
 from widgets.core.page import write_page
 from widgets.core.selection import Selection
@@ -127,7 +127,7 @@ def test_a_long_answer_comes_later_and_its_error_too(asked):
 def test_without_a_person_a_notebook_keeps_the_picture_only(trace, monkeypatch):
     view = Counter(trace)
     assert view._repr_mimebundle_() == {"text/html": "<p>a counter</p>", "text/plain": "Counter"}
-    monkeypatch.setattr(housekeeping, "someone_is_there", lambda: True)
+    monkeypatch.setattr(lifetime, "someone_is_there", lambda: True)
     data, _ = view._repr_mimebundle_()
     assert data[WIDGET]["model_id"] == view.model_id and data["text/html"] == "<p>a counter</p>"
     view.close()
@@ -135,9 +135,7 @@ def test_without_a_person_a_notebook_keeps_the_picture_only(trace, monkeypatch):
 
 def test_running_a_cell_again_closes_what_it_made(trace, monkeypatch):
     def run(cell, message):
-        monkeypatch.setattr(
-            housekeeping, "_request", lambda: {"metadata": {"cellId": cell}, "header": {"msg_id": message}}
-        )
+        monkeypatch.setattr(lifetime, "_request", lambda: {"metadata": {"cellId": cell}, "header": {"msg_id": message}})
         return Counter(trace), Counter(trace)
 
     first, twin = run("cell-1", "m1")

@@ -15,7 +15,7 @@ from fwl_lab.trace import schema as schema
 from fwl_lab.trace.arrays import text_array
 from tests.widgets.figures.test_figures import contrast
 from widgets.display import document as document_view
-from widgets.display.document import LEVELS, document_html, visible
+from widgets.display.document import COLOUR_STEPS, document_html, visible
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -111,7 +111,7 @@ def test_colour_follows_gain_and_the_bar_has_the_numbers():
     spans = _parse(view.html).select("pre > span")
     assert len(spans) == here.sum()
     for span, gain, nll in zip(spans, gains, trace.nll.sel(reader="fwl").values[here], strict=True):
-        step = round(float(np.clip(gain / 2.0, -1, 1)) * LEVELS)
+        step = round(float(np.clip(gain / 2.0, -1, 1)) * COLOUR_STEPS)
         assert span["class"] == [f"p{step}" if step > 0 else f"m{-step}"]
         assert span["data-g"] == f"{gain:+.2f}"
         assert span["data-r3"] == f"{nll:.2f}"
@@ -123,7 +123,7 @@ def test_colour_follows_gain_and_the_bar_has_the_numbers():
 
 def test_blue_is_better_and_orange_is_worse():
     for scheme in (0, 1):
-        better, worse = document_view.colour(LEVELS, scheme), document_view.colour(-LEVELS, scheme)
+        better, worse = document_view.colour(COLOUR_STEPS, scheme), document_view.colour(-COLOUR_STEPS, scheme)
         assert int(better[5:7], 16) > int(better[1:3], 16)
         assert int(worse[1:3], 16) > int(worse[5:7], 16)
         assert document_view.colour(0, scheme) == document_view.GROUND[scheme]
@@ -131,7 +131,10 @@ def test_blue_is_better_and_orange_is_worse():
 
 @pytest.mark.parametrize("scheme", [0, 1])
 def test_text_reads_on_every_colour(scheme):
-    ratios = [contrast(document_view.INK[scheme], document_view.colour(s, scheme)) for s in range(-LEVELS, LEVELS + 1)]
+    ratios = [
+        contrast(document_view.INK[scheme], document_view.colour(s, scheme))
+        for s in range(-COLOUR_STEPS, COLOUR_STEPS + 1)
+    ]
     assert min(ratios) >= 4.5
     assert contrast(document_view.MUTED[scheme], document_view.GROUND[scheme]) >= 4.5
 

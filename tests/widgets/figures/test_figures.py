@@ -250,8 +250,8 @@ def test_a_reader_has_one_colour_in_every_figure(trace):
     ]
     assert {_lines(figure)["FWL"].line.color for figure in everywhere} == {theme.COLOURS["fwl"]}
     assert figures.plot_gain_by_occurrence(trace).data[2].marker.color == theme.COLOURS["fwl"]
-    strangers = theme.colours(["base", "mine", "yours"])
-    assert len({strangers[name] for name in ("base", "mine", "yours")}) == 3
+    strangers = theme.name_styles(["base", "mine", "yours"])
+    assert len({style.colour for style in strangers.values()}) == 3
 
 
 def _luminance(colour: str) -> float:

@@ -11,7 +11,7 @@ from ipywidgets.widgets.widget import _instances
 from fwl_lab.testing.traces import make_trace
 from fwl_lab.trace.schema import RECEIPT_GAIN
 from widgets import DocumentLens, ReaderCompare, Receipts, Selection, UpdateScope, explore
-from widgets.core import lifetime as housekeeping
+from widgets.core import lifetime
 from widgets.core.view import WIDGET
 from widgets.views.explorer import Explorer
 
@@ -105,7 +105,7 @@ def test_a_batch_run_keeps_pictures_and_a_person_gets_views(explorer, monkeypatc
     still = explorer._repr_mimebundle_()
     assert set(still) == {"text/html", "text/plain"} and len(still["text/html"]) < 500_000
     assert "<script" not in still["text/html"]
-    monkeypatch.setattr(housekeeping, "someone_is_there", lambda: True)
+    monkeypatch.setattr(lifetime, "someone_is_there", lambda: True)
     assert explorer._repr_mimebundle_()[WIDGET]["model_id"] == explorer.model_id
 
 

@@ -198,7 +198,7 @@ def test_everything_is_foreseen_and_small():
     long = make_trace(1, tokens=100_000, documents=40, recorded=False)
     view = ReaderCompare(long)
     assert len(json.dumps(view.head)) + len(view.data) <= 2 * 2**20
-    assert view.head["columns"]["at"][2][0] <= compared_runs.POINTS
+    assert view.head["columns"]["at"][2][0] <= compared_runs.SUM_POINTS
     asked = list(view.foreseen())
     assert len(asked) == 4 * 5 and asked[0] == {"kind": "intervals", "baseline": "base"}
     assert len(view.fallback_html()) < 100_000

@@ -42,12 +42,12 @@ class Gated(StaticReader):
         self.calls, self.gate_at = 0, 10**9
         self.there, self.go_on = threading.Event(), threading.Event()
 
-    def step(self, state, inputs, labels, weights):
+    def read(self, tokens, weights=None):
         self.calls += 1
         if self.calls == self.gate_at:
             self.there.set()
             assert self.go_on.wait(60)
-        return super().step(state, inputs, labels, weights)
+        return super().read(tokens, weights)
 
 
 def gated(model, tmp_path, at, **settings):
@@ -202,10 +202,10 @@ def test_cancelling_before_anything_is_complete_says_so(model, tmp_path):
 
 def test_a_reader_that_fails_is_told_and_the_rest_kept(model, tmp_path):
     class Breaks(Gated):
-        def step(self, state, inputs, labels, weights):
+        def read(self, tokens, weights=None):
             if self.calls == 2:
                 raise RuntimeError("out of memory")
-            return super().step(state, inputs, labels, weights)
+            return super().read(tokens, weights)
 
     console = RunConsole(model, [LONG], path=tmp_path, readers={"breaks": Breaks(model.base)}, max_tokens=None)
     console.settings = console.settings | {"readers": ["base", "breaks"]}

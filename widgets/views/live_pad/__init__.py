@@ -1,0 +1,1 @@
+"""LivePad: a text that readers read while it is typed."""

@@ -1,0 +1,1 @@
+"""ReaderCompare: readers, or runs, side by side."""

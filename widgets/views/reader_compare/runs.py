@@ -1,4 +1,4 @@
-"""Readers of one run, or of several over the same tokens, brought together: their figures, and how they were set."""
+"""Bring together the readers of one run, or of several over the same tokens: their figures and their settings."""
 
 import json
 from collections.abc import Mapping
@@ -10,28 +10,30 @@ import xarray as xr
 from fwl_lab import analysis
 from fwl_lab.analysis.comparisons import require_same_tokens
 from fwl_lab.audit.certificate import Certificate, certificates
-from fwl_lab.trace import schema as schema
+from fwl_lab.trace import schema
 from fwl_lab.trace.arrays import text_array
-from widgets.core.view import reader_styles
-from widgets.display.tables import number
+from fwl_lab.trace.configurations import DERIVED, encode_configurations
+from fwl_lab.trace.lookup import ReaderFacts, reader_configurations, reader_facts, reader_names
+from widgets import theme
+from widgets.display.numbers import number
 
-#: Points of a cumulative line: sums are exact there, and nothing is drawn between them but a straight line.
-POINTS: Final = 2000
-#: Documents that a chart marks; more would be a hatching.
-MARKED: Final = 400
-#: What is compared, as far as a trace holds it; NLL always.
-_COSTS: Final = (schema.SECONDS, schema.PEAK_BYTES, schema.FLOPS_PER_TOKEN)
-#: Attributes of a run that are no setting of its own: shown elsewhere, or bookkeeping.
+#: Points of a cumulative line: sums are exact there, with straight lines between them.
+SUM_POINTS: Final = 2000
+#: Documents that a chart marks at most.
+MARKED_DOCUMENTS: Final = 400
+#: Variables that are compared beside the NLL, as far as a trace holds them.
+_COMPARED_COSTS: Final = (schema.SECONDS, schema.PEAK_BYTES, schema.FLOPS_PER_TOKEN)
+#: Attributes of a run that are no setting of its own: shown elsewhere, or about the recording.
 _NO_SETTING: Final = (schema.READERS, schema.CERTIFICATES, schema.PROGRESS, schema.FACTORED)
-#: Dashes of the lines of the second run, the third, ...; the first run's readers have their own.
-_DASHES: Final = ("longdash", "dashdot", "longdashdot")
+#: Line styles of the second run, the third, ...; the first run's readers have their own.
+_LATER_RUNS: Final = ("longdash", "dashdot", "longdashdot")
 
-#: Of each reader by its name in a comparison: its run, and its name there.
-Sources = dict[str, tuple[str, str]]
+#: By the name of a reader in a comparison: its run, and its name there.
+ReaderSources = dict[str, tuple[str, str]]
 
 
-def sources(runs: Mapping[str, xr.Dataset]) -> Sources:
-    """What the readers of several runs are called together: as they are in the first, "run: reader" in the others.
+def sources(runs: Mapping[str, xr.Dataset]) -> ReaderSources:
+    """Name the readers of several runs: as they are in the first, "run: reader" in the others.
 
     A reader of a later run that is in the first one too, by name, settings and every score, is left out.
 
@@ -44,9 +46,9 @@ def sources(runs: Mapping[str, xr.Dataset]) -> Sources:
         raise ValueError("no trace given; expected one, or a mapping from names of runs to traces")
     require_same_tokens(list(runs.values()))
     first, *others = runs
-    found: Sources = {str(reader): (first, str(reader)) for reader in runs[first][schema.READER].values}
+    found: ReaderSources = {reader: (first, reader) for reader in reader_names(runs[first])}
     for run in others:
-        for reader in map(str, runs[run][schema.READER].values):
+        for reader in reader_names(runs[run]):
             if reader in found and _same(runs[first], runs[run], reader):
                 continue
             if (name := f"{run}: {reader}") in found:
@@ -55,12 +57,12 @@ def sources(runs: Mapping[str, xr.Dataset]) -> Sources:
     return found
 
 
-def together(runs: Mapping[str, xr.Dataset], found: Sources) -> xr.Dataset:
-    """One trace of what is compared, in memory: scores and costs of all readers, and the tokens they read."""
+def together(runs: Mapping[str, xr.Dataset], found: ReaderSources) -> xr.Dataset:
+    """Make one trace of all readers compared, in memory: their scores and costs, and the tokens they read."""
     first = next(iter(runs.values()))
     columns = {name: ((schema.READER, schema.TOKEN), _rows(runs, found, name)) for name in (schema.NLL,)} | {
         name: (schema.READER, _rows(runs, found, name))
-        for name in _COSTS
+        for name in _COMPARED_COSTS
         if any(name in runs[run] for run, _ in found.values())
     }
     coords = {
@@ -68,39 +70,45 @@ def together(runs: Mapping[str, xr.Dataset], found: Sources) -> xr.Dataset:
         for name, field in schema.FIELDS.items()
         if field.required and name not in (schema.NLL, schema.READER)
     }
-    readers = {name: _configured(runs[run]).get(reader, {}) for name, (run, reader) in found.items()}
-    attrs = first.attrs | {schema.READERS: json.dumps(readers)}
+    readers = {name: reader_configurations(runs[run]).get(reader, {}) for name, (run, reader) in found.items()}
+    attrs = first.attrs | {schema.READERS: encode_configurations(readers)}
     return schema.with_units(xr.Dataset(columns, coords | {schema.READER: text_array(found)}, attrs))
 
 
-def styles(runs: Mapping[str, xr.Dataset], found: Sources) -> dict[str, dict[str, Any]]:
-    """What readers are called and drawn with: a reader's colour is that of its name, a later run has other dashes."""
+def styles(runs: Mapping[str, xr.Dataset], found: ReaderSources) -> dict[str, dict[str, Any]]:
+    """Return how readers are shown: those of one name in one colour, those of a later run in other line styles.
+
+    Where runs have readers of one name and different kinds, the first run decides the colour.
+    """
     order = list(runs)
-    known = {run: reader_styles(trace) for run, trace in runs.items()}
+    facts: dict[str, ReaderFacts] = {}
+    for trace in runs.values():
+        facts |= {name: one for name, one in reader_facts(trace).items() if name not in facts}
+    known = theme.styles(facts)
     result: dict[str, dict[str, Any]] = {}
     for name, (run, reader) in found.items():
         index = order.index(run)
-        own = known[run][reader]
-        later = {"label": f"{run}: {own['label']}", "dash": _DASHES[(index - 1) % len(_DASHES)]} if index else {}
+        own = known[reader]._asdict()
+        later = (
+            {"label": f"{run}: {own['label']}", "dash": _LATER_RUNS[(index - 1) % len(_LATER_RUNS)]} if index else {}
+        )
         result[name] = own | later | {"run": index}
     return result
 
 
-def badges(runs: Mapping[str, xr.Dataset], found: Sources) -> dict[str, Certificate | None]:
-    """The certificate of each reader; None: it has none."""
+def badges(runs: Mapping[str, xr.Dataset], found: ReaderSources) -> dict[str, Certificate | None]:
+    """Return the certificate of each reader; None: it has none."""
     known = {run: certificates(trace) for run, trace in runs.items()}
     return {name: known[run].get(reader) for name, (run, reader) in found.items()}
 
 
-def settings(runs: Mapping[str, xr.Dataset], found: Sources) -> dict[str, list[list[Any]]]:
-    """How readers were set, a row a setting: its name, then one text a reader; None: the reader has no such setting.
+def settings(runs: Mapping[str, xr.Dataset], found: ReaderSources) -> dict[str, list[list[Any]]]:
+    """Return the settings of readers, a row a setting: its name, then one text a reader; None: it has no such setting.
 
     ``different`` holds the rows in which readers differ, ``equal`` the others. Settings of the reader come first,
     then those of its run; what is nested has a dotted name.
     """
-    columns = [
-        _flat(_configured(runs[run]).get(reader, {})) | _run_settings(runs[run]) for run, reader in found.values()
-    ]
+    columns = [_own_settings(runs[run], reader) | _run_settings(runs[run]) for run, reader in found.values()]
     names = dict.fromkeys(name for column in columns for name in column)
     rows: dict[str, list[list[Any]]] = {"different": [], "equal": []}
     for name in names:
@@ -109,8 +117,8 @@ def settings(runs: Mapping[str, xr.Dataset], found: Sources) -> dict[str, list[l
     return rows
 
 
-def cumulative_points(scores: xr.Dataset, points: int = POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """NLL summed over the whole trace at the ends of at most `points` − 1 bins of tokens, exact there.
+def cumulative_points(scores: xr.Dataset, points: int = SUM_POINTS) -> tuple[np.ndarray, np.ndarray]:
+    """Sum the NLL over the whole trace at the ends of at most `points` − 1 bins of tokens, exact there.
 
     Returns
     -------
@@ -121,7 +129,7 @@ def cumulative_points(scores: xr.Dataset, points: int = POINTS) -> tuple[np.ndar
     """
     tokens = scores.sizes[schema.TOKEN]
     starts = _starts(scores)
-    starts = starts if len(starts) <= min(MARKED, points // 4) else starts[:0]
+    starts = starts if len(starts) <= min(MARKED_DOCUMENTS, points // 4) else starts[:0]
     grid = np.linspace(0, tokens, min(tokens + 1, points - len(starts))).round().astype(np.int32)
     at = np.union1d(grid, starts).astype(np.int32)
     running = np.cumsum(scores[schema.NLL].transpose(schema.READER, schema.TOKEN).values, axis=1)
@@ -129,14 +137,14 @@ def cumulative_points(scores: xr.Dataset, points: int = POINTS) -> tuple[np.ndar
 
 
 def plain_figures(scores: xr.Dataset) -> dict[str, dict[str, float | None]]:
-    """Averages and costs of each reader; None where they are not finite, or not recorded."""
+    """Return averages and costs of each reader; None where they are not finite, or not recorded."""
     means = analysis.summary(scores)
     columns = {
         "nll": means[analysis.NATS_PER_TOKEN],
         "perplexity": means[analysis.TOKEN_PERPLEXITY],
         "bits_per_byte": means[analysis.BITS_PER_BYTE],
         "tokens_per_second": means.get(analysis.TOKENS_PER_SECOND),
-    } | {name: scores.get(name) for name in (schema.SECONDS, schema.PEAK_BYTES, schema.FLOPS_PER_TOKEN)}
+    } | {name: scores.get(name) for name in _COMPARED_COSTS}
     return {
         str(reader): {name: None if column is None else number(column.values[row]) for name, column in columns.items()}
         for row, reader in enumerate(scores[schema.READER].values)
@@ -144,7 +152,7 @@ def plain_figures(scores: xr.Dataset) -> dict[str, dict[str, float | None]]:
 
 
 def intervals(scores: xr.Dataset, baseline: str) -> dict[str, Any]:
-    """Mean gain of each reader with its interval, nat per token; and which readers no other beats at a cost."""
+    """Return the mean gain of each reader with its interval, nat per token; and by cost the readers no other beats."""
     result = analysis.cost_frontier(scores, baseline)
     edges = (analysis.BITS_PER_TOKEN, analysis.LOW, analysis.HIGH)
     gain = {
@@ -159,7 +167,7 @@ def intervals(scores: xr.Dataset, baseline: str) -> dict[str, Any]:
 
 
 def stretch(scores: xr.Dataset, start: int, stop: int, baseline: str) -> dict[str, Any]:
-    """Mean gain of each reader over the tokens from `start` up to `stop`, and the token of its largest gain there."""
+    """Return the mean gain of each reader over the tokens from `start` up to `stop`, and where its largest gain is."""
     tokens = scores.sizes[schema.TOKEN]
     if not 0 <= start < stop <= tokens:
         raise ValueError(f"no stretch from {start} to {stop}; expected two different ones, from 0 to {tokens}")
@@ -174,37 +182,38 @@ def stretch(scores: xr.Dataset, start: int, stop: int, baseline: str) -> dict[st
 
 
 def documents(scores: xr.Dataset) -> list[list[Any]]:
-    """Name, first token and one past the last of each document that has tokens."""
+    """Return name, first token and one past the last of each document that has tokens."""
     starts, names = _starts(scores), scores[schema.DOCUMENT_NAME].values
     stops, of = np.append(starts[1:], scores.sizes[schema.TOKEN]), scores[schema.DOCUMENT].values[starts]
     return [[str(names[d]), a, b] for d, a, b in zip(of.tolist(), starts.tolist(), stops.tolist(), strict=True)]
 
 
 def not_finite(scores: xr.Dataset) -> dict[str, list[int]]:
-    """Of readers with scores that are not finite: how many, and the first one's token."""
+    """Return of readers with scores that are not finite their number, and the first one's token."""
     bad = ~np.isfinite(scores[schema.NLL].transpose(schema.READER, schema.TOKEN).values)
     rows = zip(scores[schema.READER].values, bad, strict=True)
     return {str(name): [int(row.sum()), int(row.argmax())] for name, row in rows if row.any()}
 
 
 def method(result: xr.Dataset) -> dict[str, Any]:
-    """How intervals were drawn."""
+    """Return how the intervals of a result were drawn."""
     return {name: result.attrs[name] for name in ("resampled", "level", "resamples")}
 
 
 def _starts(scores: xr.Dataset) -> np.ndarray:
-    """First token of each document."""
+    """Return the first token of each document that has any."""
     return np.flatnonzero(np.diff(scores[schema.DOCUMENT].values, prepend=-1))
 
 
 def _same(first: xr.Dataset, other: xr.Dataset, reader: str) -> bool:
+    """Return whether a reader of two runs has the same settings and scores."""
     one, two = (trace[schema.NLL].sel({schema.READER: reader}).values for trace in (first, other))
-    same_settings = _configured(first).get(reader) == _configured(other).get(reader)
+    same_settings = reader_configurations(first).get(reader) == reader_configurations(other).get(reader)
     return same_settings and bool(np.array_equal(one, two, equal_nan=True))
 
 
-def _rows(runs: Mapping[str, xr.Dataset], found: Sources, name: str) -> np.ndarray:
-    """Values of each reader, one below the other; NaN where its run does not hold the variable."""
+def _rows(runs: Mapping[str, xr.Dataset], found: ReaderSources, name: str) -> np.ndarray:
+    """Stack the values of each reader; NaN where its run does not hold the variable."""
     rows = [runs[run].get(name) for run, _ in found.values()]
     return np.stack([
         np.float64(np.nan) if row is None else row.sel({schema.READER: reader}).values.astype(np.float64)
@@ -212,13 +221,14 @@ def _rows(runs: Mapping[str, xr.Dataset], found: Sources, name: str) -> np.ndarr
     ])  # fmt: skip
 
 
-def _configured(trace: xr.Dataset) -> dict[str, Any]:
-    """Configuration of each reader, as far as the trace says."""
-    return dict(json.loads(trace.attrs.get(schema.READERS, "{}")))
+def _own_settings(trace: xr.Dataset, reader: str) -> dict[str, str]:
+    """Return the settings of a reader, as far as the trace says."""
+    configuration = reader_configurations(trace).get(reader, {})
+    return _flat({name: value for name, value in configuration.items() if name not in DERIVED})
 
 
 def _run_settings(trace: xr.Dataset) -> dict[str, str]:
-    """Attributes of a run as settings; one that is a JSON object becomes several."""
+    """Return the attributes of a run as settings; one that is a JSON object becomes several."""
     result: dict[str, Any] = {}
     for name, value in trace.attrs.items():
         if name not in _NO_SETTING:
@@ -228,7 +238,7 @@ def _run_settings(trace: xr.Dataset) -> dict[str, str]:
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, str]:
-    """Settings as texts; nested ones by dotted names."""
+    """Return settings as texts; nested ones by dotted names."""
     result: dict[str, str] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):

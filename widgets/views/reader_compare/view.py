@@ -1,4 +1,4 @@
-"""ReaderCompare: who did better, where, by how much for sure, at what cost, and what was set otherwise."""
+"""ReaderCompare: gains of readers with intervals, where they come from, what they cost, and settings that differ."""
 
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
@@ -9,7 +9,7 @@ import xarray as xr
 
 from fwl_lab import analysis
 from fwl_lab.audit.certificate import HEADINGS, Certificate
-from fwl_lab.trace import schema as schema
+from fwl_lab.trace import schema
 from widgets import theme
 from widgets.core.assets import source, style
 from widgets.core.packing import pack
@@ -19,15 +19,17 @@ from widgets.core.wire import Answer
 from widgets.display.badges import badge_text
 from widgets.display.comparisons import breakdown_record
 from widgets.display.document import GROUND, INK, MUTED, picture, quoted, visible
-from widgets.display.tables import signed
+from widgets.display.numbers import signed
 from widgets.views.reader_compare import runs as compared_runs
 
 #: Buckets that the longest document is cut into, at most; each holds a power of two of tokens.
-_BUCKETS: Final = 12
-_STILL_POINTS: Final = 160
-_SHAPE: Final = (640, 200)  # of the still picture
+_POSITION_BUCKETS: Final = 12
+#: Points of a line in the still picture, and the picture's size.
+_PICTURE_POINTS: Final = 160
+_PICTURE_SIZE: Final = (640, 200)
 
-_DASHES: Final = {"dot": "2 4", "dash": "7 5", "longdash": "13 5", "dashdot": "8 4 2 4", "longdashdot": "14 4 2 4"}
+#: Line styles as SVG has them.
+_SVG_DASHES: Final = {"dot": "2 4", "dash": "7 5", "longdash": "13 5", "dashdot": "8 4 2 4", "longdashdot": "14 4 2 4"}
 # JupyterLab's themes do not set color-scheme, which light-dark() goes by.
 _STYLE: Final = """
 .fwl-compared { color-scheme: light dark; font: 13px/1.45 %(font)s; color: light-dark(%(ink)s); max-width: 760px;
@@ -49,7 +51,7 @@ _BREAKDOWNS: Final = {
 
 
 class ReaderCompare(View):
-    """Readers, or runs, side by side: figures with intervals, settings that differ, and where the gain comes from.
+    """Readers, or runs, side by side: figures with intervals, settings that differ, and the sources of the gain.
 
     Parameters
     ----------
@@ -114,6 +116,7 @@ class ReaderCompare(View):
         super().__init__(whole, selection=selection, head=head, data=data)
 
     def answer(self, question: Mapping[str, Any]) -> Answer | Future[Answer]:
+        """Answer "intervals" and "breakdown", over a baseline, and "stretch" (gains over some tokens)."""
         if self._scores is None:
             raise ValueError("this view was closed; run its cell again")
         baseline = str(question.get("baseline"))
@@ -128,6 +131,7 @@ class ReaderCompare(View):
         return super().answer(question)
 
     def foreseen(self) -> Iterable[dict[str, Any]]:
+        """Yield intervals and breakdowns over each baseline, the selected one first."""
         assert self.selection is not None
         first = self.selection.baseline
         for baseline in sorted(self.head["order"], key=lambda name: name != first):
@@ -136,16 +140,18 @@ class ReaderCompare(View):
                 yield {"kind": "breakdown", "by": by, "baseline": baseline}
 
     def fallback_html(self) -> str:
+        """Return cumulative gains and figures as a still picture."""
         assert self.selection is not None and self._scores is not None
         return still_picture(self.head, self._scores, self.selection.baseline)
 
     def close(self) -> None:
+        """Close the view, and let go of the scores and of the answers kept."""
         super().close()
         self._scores = None
         self._known = {}  # also of a view that refused its arguments
 
     def _once(self, key: tuple[str, ...], compute: Callable[[xr.Dataset], dict[str, Any]]) -> dict[str, Any]:
-        """What does not change is computed once."""
+        """Return what does not change; it is computed once."""
         assert self._scores is not None
         if key not in self._known:
             self._known[key] = compute(self._scores)
@@ -155,7 +161,7 @@ class ReaderCompare(View):
         match by:
             case "position":
                 longest = int(scores[schema.POSITION].max()) + 1
-                bucket = 2 ** max(int(np.ceil(np.log2(longest / _BUCKETS))), 4)
+                bucket = 2 ** max(int(np.ceil(np.log2(longest / _POSITION_BUCKETS))), 4)
                 result = analysis.gain_by_position(scores, bucket, baseline=baseline)
             case "occurrence":
                 result = analysis.gain_by_occurrence(scores, baseline=baseline)
@@ -173,17 +179,17 @@ class ReaderCompare(View):
 
 
 def still_picture(head: Mapping[str, Any], scores: xr.Dataset, baseline: str) -> str:
-    """Cumulative gains and figures, without intervals, as inert HTML."""
-    at, sums = compared_runs.cumulative_points(scores, _STILL_POINTS)
+    """Return cumulative gains and figures, without intervals, as inert HTML."""
+    at, sums = compared_runs.cumulative_points(scores, _PICTURE_POINTS)
     row = head["order"].index(baseline)
     gains = sums[row] - sums
-    width, height = _SHAPE
+    width, height = _PICTURE_SIZE
     known = gains[np.isfinite(gains)]
     low, high = min(known.min(initial=0), 0.0), max(known.max(initial=0), 1e-9)
     y = (1 - (gains - low) / (high - low)) * height
     lines = "".join(
         f'<polyline fill="none" stroke-width="2" stroke="{head["readers"][name]["colour"]}" '
-        f'stroke-dasharray="{_DASHES.get(head["readers"][name]["dash"], "")}" points="'
+        f'stroke-dasharray="{_SVG_DASHES.get(head["readers"][name]["dash"], "")}" points="'
         + " ".join(f"{x:.1f},{v:.1f}" for x, v in zip(at / at[-1] * width, line, strict=True) if np.isfinite(v))
         + '"/>'
         for name, line in zip(head["order"], y, strict=True)
@@ -218,7 +224,7 @@ def still_picture(head: Mapping[str, Any], scores: xr.Dataset, baseline: str) ->
 
 
 def _badge(certificate: Certificate | None) -> dict[str, Any]:
-    """A certificate for the browser: its state, what its badge says, and a row of texts a check."""
+    """Return a certificate for the browser: its state, its badge's words, and a row of texts a check."""
     if certificate is None:
         return {"state": "absent", "text": badge_text(None), "rows": [], "summary": "not certified"}
     state = "passed" if certificate.passed else "failed"
@@ -227,7 +233,7 @@ def _badge(certificate: Certificate | None) -> dict[str, Any]:
 
 
 def _check_counts(counts: np.ndarray, scores: xr.Dataset) -> None:
-    """Complain at once, not when the breakdown is looked at."""
+    """Raise ValueError at once, and not when the breakdown is looked at."""
     top = int(scores[schema.TOKEN_ID].max())
     if np.ndim(counts) != 1 or len(counts) <= top or np.min(counts) < 0:
         raise ValueError(

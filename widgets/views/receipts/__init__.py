@@ -1,0 +1,1 @@
+"""Receipts: which earlier tokens paid for the gain of the selected one."""

@@ -1,4 +1,4 @@
-"""Receipts: which earlier tokens paid for the selected token's gain, what cancelled, and what leaving one out costs."""
+"""Receipts: which earlier tokens paid for the selected token's gain, which cost, and the loss without one of them."""
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,32 +19,33 @@ from fwl_lab.attribution.summary import (
     source_kinds,
     source_lengths,
 )
-from fwl_lab.trace import schema as schema
+from fwl_lab.trace import schema
+from fwl_lab.trace.lookup import reader_names
 from widgets import theme
 from widgets.core.assets import source, style
 from widgets.core.selection import Selection, most_telling, require_tokens
 from widgets.core.view import View, reader_styles
 from widgets.core.wire import Answer
 from widgets.display.document import quoted, visible
-from widgets.display.tables import signed
+from widgets.display.numbers import signed
 
 #: Rows of a receipt that is computed here; its sums and its profile are over all sources.
 SHOWN: Final = 40
 #: Tokens of text before and after a source.
-AROUND: Final = 4
+CONTEXT_TOKENS: Final = 4
 #: Characters of it on either side, at most.
-WIDE: Final = 32
-#: Of each receipt in a trace.
-_COLUMNS: Final = (
+CONTEXT_CHARACTERS: Final = 32
+#: Variables of each receipt in a trace.
+_RECEIPT_VARIABLES: Final = (
     schema.RECEIPT_GAIN, schema.RECEIPT_GROSS, schema.RECEIPT_RESIDUAL,
     schema.RECEIPT_SOURCE, schema.RECEIPT_SHARE, schema.RECEIPT_LEAVE_ONE_OUT,
 )  # fmt: skip
 #: Rows of the still picture.
-_STILL: Final = 8
+_PICTURE_ROWS: Final = 8
 
 
 class Receipts(View):
-    """The receipt of the selected token, from the trace or, where a model is at hand, computed on demand.
+    """Receipt of the selected token, from the trace or, where a model is at hand, computed on demand.
 
     Parameters
     ----------
@@ -69,7 +70,7 @@ class Receipts(View):
         head = {
             "readers": reader_styles(trace),
             "kinds": list(KINDS),
-            "recorded": {name: _recorded(trace, name).tolist() for name in map(str, trace[schema.READER].values)},
+            "recorded": {name: _recorded(trace, name).tolist() for name in reader_names(trace)},
             "model": model is not None,
         }
         super().__init__(trace, selection=selection, head=head)
@@ -77,6 +78,7 @@ class Receipts(View):
             self.selection.token = most_telling(trace, self.selection)
 
     def answer(self, question: Mapping[str, Any]) -> Answer | Future[Answer]:
+        """Answer "receipt" (of a token), "compute" (the same, with the model) and "summary" (all of a reader)."""
         trace, reader = self.trace, str(question.get("reader"))
         assert trace is not None
         match question.get("kind"):
@@ -92,6 +94,7 @@ class Receipts(View):
         return super().answer(question)
 
     def foreseen(self) -> Iterable[dict[str, Any]]:
+        """Yield the selected reader's summary, the selected receipt, and all that are recorded."""
         assert self.trace is not None and self.selection is not None
         reader = self.selection.reader
         yield {"kind": "summary", "reader": reader}
@@ -100,6 +103,7 @@ class Receipts(View):
             yield from ({"kind": "receipt", "reader": name, "token": token} for token in tokens)
 
     def fallback_html(self) -> str:
+        """Return the selected receipt as a table of its largest shares."""
         assert self.trace is not None and self.selection is not None
         reader, token = self.selection.reader, self.selection.token
         receipt = self._kept(reader).receipt(token)
@@ -109,7 +113,7 @@ class Receipts(View):
             f'<tr><td style="text-align:left">{row["before"] and quoted(row["before"])}<b>{quoted(row["text"])}</b>'
             f"{row['after'] and quoted(row['after'])}</td>"
             f"<td>{row['distance']:,}</td><td>{signed(row['share'])}</td></tr>"
-            for row in receipt["sources"][:_STILL]
+            for row in receipt["sources"][:_PICTURE_ROWS]
         )
         return (
             f"<table><caption>Who paid for {quoted(receipt['text'])}? Gain {signed(receipt['gain'])} nat, "
@@ -118,6 +122,7 @@ class Receipts(View):
         )
 
     def close(self) -> None:
+        """Close the view, and let go of the model and of the receipts kept."""
         self._worker.shutdown(wait=False, cancel_futures=True)
         super().close()
         self.model = None
@@ -146,7 +151,7 @@ class Receipts(View):
         return self._computed[reader, token], []
 
     def _absent(self, reader: str, token: int) -> dict[str, Any]:
-        """Where the nearest receipts are, if this token has none."""
+        """Return where the nearest receipts are, for a token without one."""
         assert self.trace is not None
         computed = [at for name, at in self._computed if name == reader]
         tokens = np.union1d(self._kept(reader).tokens, np.array(computed, dtype=np.int64))
@@ -156,20 +161,21 @@ class Receipts(View):
 
 
 def recorded_receipt(trace: xr.Dataset, reader: str, token: int) -> dict[str, Any] | None:
-    """The receipt of a token that a trace holds, as JSON; None where it holds none."""
+    """Return the receipt of a token that a trace holds, as JSON; None where it holds none."""
     return _Kept(trace, reader).receipt(token)
 
 
 class _Kept:
-    """The receipts that a trace holds of one reader, and what they speak of, in memory."""
+    """Receipts that a trace holds of one reader, with the texts and places of its tokens, in memory."""
 
     def __init__(self, trace: xr.Dataset, reader: str) -> None:
         self.reader, self.about, self.tokens = reader, _about(trace), _recorded(trace, reader)
         if len(self.tokens):
-            rows = trace[list(_COLUMNS)].sel({schema.READER: reader}).isel({schema.TOKEN: self.tokens})
-            self.columns = {name: rows[name].values for name in _COLUMNS}
+            rows = trace[list(_RECEIPT_VARIABLES)].sel({schema.READER: reader}).isel({schema.TOKEN: self.tokens})
+            self.columns = {name: rows[name].values for name in _RECEIPT_VARIABLES}
 
     def receipt(self, token: int) -> dict[str, Any] | None:
+        """Return the receipt of a token, as JSON; None: the trace holds none."""
         at = int(np.searchsorted(self.tokens, token))
         if at == len(self.tokens) or self.tokens[at] != token:
             return None
@@ -185,20 +191,20 @@ class _Kept:
 
 
 def _about(trace: xr.Dataset) -> xr.Dataset:
-    """What the tokens of a trace are, in memory."""
-    names = (schema.TOKEN_ID, schema.TOKEN_TEXT, schema.POSITION)
+    """Return ids, texts and positions of the tokens of a trace, and its readers' facts, in memory."""
+    names = (schema.READER, schema.TOKEN_ID, schema.TOKEN_TEXT, schema.POSITION)
     return xr.Dataset(coords={name: trace[name].variable for name in names}, attrs=trace.attrs).load()
 
 
 def _recorded(trace: xr.Dataset, reader: str) -> np.ndarray:
-    """Tokens of which the trace holds a receipt, rising."""
+    """Return the tokens of which the trace holds a receipt, rising."""
     if schema.RECEIPT_SOURCE not in trace or schema.RECEIPT_GAIN not in trace:
         return np.zeros(0, dtype=np.int64)
     return np.flatnonzero(np.isfinite(trace[schema.RECEIPT_GAIN].sel({schema.READER: reader}).values))
 
 
 def _figures(gain: float, gross: float, residual: float) -> dict[str, float]:
-    """What all shares come to: those above 0 paid, those below cost; their sum is the gain less the residual."""
+    """Return the sums of shares above 0 (paid) and below (cost); together they are the gain less the residual."""
     net = gain - residual
     parts = {"paid": (gross + net) / 2, "cost": (net - gross) / 2}
     return {"gain": gain, "gross": gross, "residual": residual, "net": net} | parts
@@ -207,27 +213,35 @@ def _figures(gain: float, gross: float, residual: float) -> dict[str, float]:
 def _as_json(
     trace: xr.Dataset, reader: str, token: int, sources: np.ndarray, columns: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """A receipt for the browser: whose, and its sources as rows, largest share first."""
+    """Return a receipt for the browser: its token, and its sources as rows, largest share first."""
     texts = trace[schema.TOKEN_TEXT].values
     kinds = source_kinds(trace, token, sources, source_lengths(trace, reader, sources))
     first = max(token - int(trace[schema.POSITION].values[token]), 0)
     rows = []
     for i, at in enumerate(sources.tolist()):
         numbers = {name: None if np.isnan(v := float(values[i])) else v for name, values in columns.items()}
-        before, after = "".join(texts[max(at - AROUND, first) : at]), "".join(texts[at + 1 : at + 1 + AROUND])
+        before, after = (
+            "".join(texts[max(at - CONTEXT_TOKENS, first) : at]),
+            "".join(texts[at + 1 : at + 1 + CONTEXT_TOKENS]),
+        )
         rows.append(
-            {"token": at, "text": str(texts[at]), "before": before[-WIDE:], "after": after[:WIDE]}
+            {"token": at, "text": str(texts[at]), "before": before[-CONTEXT_CHARACTERS:]}
+            | {"after": after[:CONTEXT_CHARACTERS]}
             | {"distance": token - at, "kind": int(kinds[i])}
             | numbers
         )
+    before = "".join(texts[max(token - 2 * CONTEXT_TOKENS, first) : token])
     return {
-        "token": token, "text": str(texts[token]), "position": int(trace[schema.POSITION].values[token]),
-        "before": "".join(texts[max(token - 2 * AROUND, first) : token])[-2 * WIDE :], "sources": rows,
-    }  # fmt: skip
+        "token": token,
+        "text": str(texts[token]),
+        "position": int(trace[schema.POSITION].values[token]),
+        "before": before[-2 * CONTEXT_CHARACTERS :],
+        "sources": rows,
+    }
 
 
 def _by_distance(distance: np.ndarray, shares: np.ndarray) -> dict[str, list[float]]:
-    """Shares in bins of tokens from source to target: from a power of two up to, not including, the next."""
+    """Sum shares in bins of tokens from source to target: from a power of two up to, not including, the next."""
     bins = np.log2(distance).astype(int)
     count = int(bins.max(initial=-1)) + 1
     net, gross = (np.bincount(bins, weights, count) for weights in (shares, np.abs(shares)))
@@ -235,7 +249,7 @@ def _by_distance(distance: np.ndarray, shares: np.ndarray) -> dict[str, list[flo
 
 
 def _summary(trace: xr.Dataset, reader: str) -> dict[str, Any]:
-    """All receipts of a reader together: who teaches whom, from how far."""
+    """Sum all receipts of a reader: by kind of source, and by distance."""
     found = receipt_summary(trace, reader=reader)
     return {
         "bins": found[receipt_totals.DISTANCE].values.tolist(),

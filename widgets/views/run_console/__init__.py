@@ -1,0 +1,1 @@
+"""RunConsole: a form that starts a reading, and follows it."""

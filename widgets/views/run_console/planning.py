@@ -1,4 +1,4 @@
-"""What a run will take before it is started, and the command that does the same without a browser."""
+"""Plan a run: its bytes, its time, its folder, and the command that does the same without a browser."""
 
 import json
 import shlex
@@ -10,29 +10,30 @@ from typing import Any, Final
 import numpy as np
 import xarray as xr
 
-from fwl_lab.trace import schema as schema
+from fwl_lab.trace import schema
+from fwl_lab.trace.lookup import find_baseline, reader_names
 from fwl_lab.trace.store import open_trace
 from widgets import theme
 
-#: What to record, by the word the console uses for it: what it is called, and what it gives.
+#: By the word for what is recorded: its title in the console, and what it is good for.
 RECORDS: Final = {
     "nothing": ("scores only", "the NLL of every token: enough for gains and comparisons"),
     "norms": ("norms and alternatives", "also the size of every update, and the ten likeliest tokens in each place"),
     "factors": ("factors of Δθ", "also what makes Δθ at any token: for UpdateScope, receipts and surgery"),
 }
+#: Keys of a console's settings.
+CONSOLE_SETTINGS: Final = ("device", "documents", "folder", "max_tokens", "readers", "record")
 #: The notebook that reads one document, from the project's folder.
-#: What is chosen in a console.
-SETTINGS: Final = ("device", "documents", "folder", "max_tokens", "readers", "record")
 NOTEBOOK: Final = "notebooks/00_quickstart.ipynb"
-#: Tokens that are read to find a reader's speed, and before them, so that what happens only once is not timed.
-PROBED: Final = 256
-WARM: Final = 64
+#: Tokens that are read to find a reader's speed, and before them, so that one-off costs are not timed.
+TIMED_TOKENS: Final = 256
+WARM_UP_TOKENS: Final = 64
 #: Seconds between two reports of progress to the page.
 PACE: Final = 0.1
 
 
 class Clock:
-    """How much each reader has read, and the seconds that it took, recording and writing included.
+    """Clock of a reading: the tokens of each reader, and the seconds that it took, recording and writing included.
 
     Parameters
     ----------
@@ -46,7 +47,7 @@ class Clock:
         self._last = self._shown = 0.0
 
     def tell(self, name: str, done: int) -> bool:
-        """Note that a reader has read so many tokens; returns whether it is time to show that."""
+        """Note the number of tokens that a reader has read, and return whether it is time to show that."""
         now = time.perf_counter()
         if done > self.done[name]:
             self.seconds[name] += now - self._last
@@ -58,11 +59,12 @@ class Clock:
         return True
 
     def figures(self) -> dict[str, dict[str, Any]]:
+        """Return tokens ("done") and seconds of each reader."""
         return {"done": dict(self.done), "seconds": dict(self.seconds)}
 
 
 def recorder(record: str, byte_budget: str | int) -> Any:
-    """The `fwl_lab.Recorder` that a word of `RECORDS` stands for; None for "nothing"."""
+    """Return the `fwl_lab.Recorder` that a word of `RECORDS` stands for; None for "nothing"."""
     from fwl_lab import Recorder
 
     if record not in RECORDS:
@@ -71,22 +73,22 @@ def recorder(record: str, byte_budget: str | int) -> Any:
 
 
 def check(settings: Mapping[str, Any], documents: int) -> None:
-    """ValueError where a choice is missing, or is no choice among so many documents; says what to do."""
-    if missing := [name for name in SETTINGS if name not in settings]:
-        raise ValueError(f"settings say nothing of {missing[0]!r}; expected {', '.join(SETTINGS)}.")
+    """Raise ValueError where a setting is missing or impossible with so many documents; the message says what to do."""
+    if missing := [name for name in CONSOLE_SETTINGS if name not in settings]:
+        raise ValueError(f"settings say nothing of {missing[0]!r}; expected {', '.join(CONSOLE_SETTINGS)}.")
     if outside := [i for i in settings["documents"] if not 0 <= i < documents]:
         raise ValueError(f"document {outside[0]} is chosen; expected 0 to {documents - 1}.")
     if not settings["documents"]:
         raise ValueError("no document is chosen; tick at least one.")
     if not settings["readers"]:
-        raise ValueError("no reader is chosen; tick at least one, and 'base' to measure gains against.")
+        raise ValueError(f"no reader is chosen; tick at least one, and {schema.BASE!r} to measure gains against.")
     most = settings["max_tokens"]
     if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
         raise ValueError(f"max tokens is {most!r}; expected a whole number from 1, or nothing for whole documents.")
 
 
 def bytes_written(record: Any, readers: Mapping[str, Any], lengths: Sequence[int]) -> dict[str, int]:
-    """Bytes of each array that `fwl_lab.score` would write, before compression.
+    """Return the bytes of each array that `fwl_lab.score` would write, before compression.
 
     Parameters
     ----------
@@ -110,29 +112,29 @@ def bytes_written(record: Any, readers: Mapping[str, Any], lengths: Sequence[int
 
 
 def tokens_per_second(reader: Any, ids: Any) -> float:
-    """The speed of a fresh reader of the same kind over 256 tokens, after 64 that are not timed.
+    """Measure the speed of a fresh reader of the same kind over 256 tokens, after 64 that are not timed.
 
     Parameters
     ----------
     ids : (T,) long tensor
         The beginning of a document; repeated where it is too short.
     """
-    ids = ids.repeat(-(-(WARM + PROBED) // len(ids)))[None, : WARM + PROBED]
+    ids = ids.repeat(-(-(WARM_UP_TOKENS + TIMED_TOKENS) // len(ids)))[None, : WARM_UP_TOKENS + TIMED_TOKENS]
     twin = reader.fork()
     twin.reset()
-    float(twin.read(ids[:, :WARM]).nll.sum())
+    float(twin.read(ids[:, :WARM_UP_TOKENS]).nll.sum())
     began = time.perf_counter()
-    float(twin.read(ids[:, WARM:]).nll.sum())  # a number waits for the device
-    return PROBED / (time.perf_counter() - began)
+    float(twin.read(ids[:, WARM_UP_TOKENS:]).nll.sum())  # float() waits for the device
+    return TIMED_TOKENS / (time.perf_counter() - began)
 
 
 def tokens_to_read(lengths: Sequence[int], window: int) -> int:
-    """Tokens that each reader reads: the documents, and once more a piece of the longest to count operations."""
+    """Return the tokens that each reader reads: the documents, and a piece of the longest again to count operations."""
     return sum(lengths) + min(max(lengths), window + max(256, window // 2))
 
 
 def model_source(model: Any) -> str | None:
-    """What `fwl_lab.load_model` takes to load this very model again; None where nothing does."""
+    """Return what `fwl_lab.load_model` takes to load this very model again; None where nothing does."""
     from fwl_lab import load_model
     from fwl_lab.models.loading import BUNDLED
 
@@ -151,10 +153,15 @@ def model_source(model: Any) -> str | None:
 
 
 def command(
-    model: str | None, documents: Sequence[Any], settings: Mapping[str, Any], *, corpus: Path | None,
+    model: str | None,
+    documents: Sequence[Any],
+    settings: Mapping[str, Any],
+    *,
+    corpus: Path | None,
     own: Container[str],
-) -> str:  # fmt: skip
-    """A line for a shell, in the project's folder, for each document: the same reading, as a report.
+    adapting: Container[str],
+) -> str:
+    """Return a line for a shell, in the project's folder, for each document: the same reading, as a report.
 
     Parameters
     ----------
@@ -167,19 +174,21 @@ def command(
         A file or folder of texts that the documents are from; None: they must be of the standard library's test split.
     own : container of str
         Names of readers that were handed in as objects.
+    adapting : container of str
+        Names of readers that adapt.
 
     Raises
     ------
     ValueError
-        No notebook can do this; says why, and what would help.
+        No notebook can do this; the message says why, and what would help.
     """
     from fwl_lab import stdlib_corpus, text_corpus
 
     readers = list(settings["readers"])
     if handed := [name for name in readers if name in own]:
         raise ValueError(f"a shell cannot make the reader {handed[0]!r}, which was handed in as an object; untick it.")
-    if "base" not in readers or not set(readers) - {"base", "static"}:
-        raise ValueError(f"{Path(NOTEBOOK).name} compares 'base' with a reader that adapts; tick both.")
+    if schema.BASE not in readers or not any(name in adapting for name in readers):
+        raise ValueError(f"{Path(NOTEBOOK).name} compares {schema.BASE!r} with a reader that adapts; tick both.")
     if model is None:
         raise ValueError("this model is in no folder as it is here; model.save(folder), load it from there.")
     known = stdlib_corpus("test") if corpus is None else text_corpus(corpus)
@@ -207,12 +216,12 @@ def command(
 
 
 def free_path(folder: str) -> Path:
-    """Where the next trace goes in a folder: ``trace.zarr``, ``trace-2.zarr``, …; nothing is ever overwritten.
+    """Return the path of the next trace in a folder: ``trace.zarr``, ``trace-2.zarr``, …; nothing is overwritten.
 
     Raises
     ------
     ValueError
-        No folder is given, or what is given cannot be one.
+        No folder is given, or a file stands in its place.
     """
     if not folder.strip():
         raise ValueError("no output folder; give one: what is read is written there as it goes, so that none is lost.")
@@ -223,8 +232,8 @@ def free_path(folder: str) -> Path:
     return next(place / name for name in names if not (place / name).exists())
 
 
-def what_is_complete(path: Path | None) -> xr.Dataset | None:
-    """What was complete in a folder when a reading ended early; None where that is nothing."""
+def complete_part(path: Path | None) -> xr.Dataset | None:
+    """Open the part of a trace that was complete when a reading ended early; None where there is none."""
     try:
         return None if path is None else open_trace(path)
     except (FileNotFoundError, ValueError):
@@ -232,11 +241,11 @@ def what_is_complete(path: Path | None) -> xr.Dataset | None:
 
 
 def summary(trace: xr.Dataset) -> list[dict[str, Any]]:
-    """Of each reader: mean NLL and gain over the base [nat / token], and tokens per second of reading."""
+    """Return of each reader mean NLL and gain over the baseline [nat / token], and tokens per second of reading."""
     nll = trace[schema.NLL].transpose(schema.READER, schema.TOKEN).values.mean(1)
-    names = [str(name) for name in trace[schema.READER].values]
+    names, baseline = reader_names(trace), find_baseline(trace)
     seconds = np.maximum(trace[schema.SECONDS].values, 1e-9)
-    base = nll[names.index(schema.BASE)] if schema.BASE in names else None
+    base = None if baseline is None else nll[names.index(baseline)]
     return [
         {"reader": name, "label": theme.label(name), "nll": float(nll[i]),
          "gain": None if base is None else float(base - nll[i]), "speed": trace.sizes[schema.TOKEN] / float(seconds[i])}

@@ -1,4 +1,4 @@
-"""RunConsole: choose what is read, by whom, and what is kept; see what that takes; start it, follow it, stop it."""
+"""RunConsole: choose documents, readers and what is recorded; see the cost; start the reading, follow and stop it."""
 
 import copy
 import functools
@@ -12,7 +12,8 @@ from typing import Any, Final
 import traitlets
 import xarray as xr
 
-from fwl_lab.trace import schema as schema
+from fwl_lab.trace import schema
+from fwl_lab.trace.lookup import ReaderFacts, find_baseline
 from widgets import theme
 from widgets.core.assets import source, style
 from widgets.core.view import View
@@ -27,7 +28,7 @@ BUSY: Final = ("preparing", "reading", "measuring", "stopping")
 
 
 class RunConsole(View):
-    """Read documents from a page: what it would take, the reading itself, and what came of it.
+    """Form that reads documents from a page: the cost beforehand, the reading itself, and its result.
 
     Parameters
     ----------
@@ -50,11 +51,11 @@ class RunConsole(View):
     ----------
     settings : dict
         ``documents`` (indices), ``readers`` (names), ``device``, ``max_tokens``, ``record`` (nothing, norms, factors),
-        ``folder``: what the page shows, and what :meth:`start` does.
+        ``folder``: as the page shows them, and as :meth:`start` reads.
     run : dict
         ``phase`` (idle, preparing, reading, measuring, stopping, done, stopped, failed) and what belongs to it.
     trace : Dataset or None
-        What was read last; lazily opened from its folder.
+        The last reading; lazily opened from its folder.
     """
 
     _esm = source("run_console")
@@ -70,7 +71,7 @@ class RunConsole(View):
     ) -> None:  # fmt: skip
         from fwl_lab import available_devices
         from fwl_lab.models.language_model import require_model
-        from fwl_lab.readers.named import READERS, USUAL
+        from fwl_lab.readers.named import USUAL, available
 
         require_model(model)
         self._turn, self._stop = threading.Lock(), threading.Event()
@@ -84,17 +85,16 @@ class RunConsole(View):
         self.model, self.documents, self.byte_budget = model, list(documents), byte_budget
         self.corpus = None if corpus is None else Path(corpus)
         self.own = dict(readers or {})
-        # Without a block there is nothing that these two would read with.
-        made = [name for name in READERS if model.block is not None or name not in ("static", "fwl")]
-        names = list(dict.fromkeys([*made, *self.own]))
+        names = list(dict.fromkeys([*available(model), *self.own]))
         self._lengths: list[int] | None = None
         self._speeds: dict[tuple[str, str], float] = {}
-        colours = theme.colours(names)
+        # Only those at hand are asked what they are: making the others takes time, and may take a copy of the weights.
+        asked = {name: self.own[name].configuration() if name in self.own else {} for name in names}
+        styles = theme.styles({name: ReaderFacts.of(name, one) for name, one in asked.items()})
         head = {
             "model": model.name,
             "documents": [[document.name, len(document.text)] for document in self.documents],
-            "readers": {name: {"label": theme.label(name), "colour": colours[name], "dash": theme.dash(name)}
-                        for name in names},
+            "readers": {name: style._asdict() for name, style in styles.items()},
             "devices": list(dict.fromkeys([str(model.device), *available_devices()])),
             "records": [[name, *texts] for name, texts in RECORDS.items()],
         }  # fmt: skip
@@ -104,9 +104,8 @@ class RunConsole(View):
                     "readers": chosen, "record": "norms"}  # fmt: skip
         super().__init__(None, head=head, settings=settings)
 
-    # -- what the page asks -----------------------------------------------------------------------------------------
-
     def answer(self, question: Mapping[str, Any]) -> Answer | Future[Answer]:
+        """Answer "hello", "lengths", "plan", "time" and "command" (before a run), "start" and "cancel"."""
         settings = question.get("settings", self.settings)
         match question.get("kind"):
             case "hello":
@@ -126,23 +125,24 @@ class RunConsole(View):
         return super().answer(question)
 
     def foreseen(self) -> Iterable[dict[str, Any]]:
+        """Yield lengths, plan and command, unless a run is under way."""
         if self.run["phase"] not in BUSY:  # answers would wait for the end of the run
             yield {"kind": "lengths"}
             yield from ({"kind": kind, "settings": self.settings} for kind in ("plan", "command"))
 
     def lengths(self) -> list[int]:
-        """Tokens of each document."""
+        """Return the number of tokens of each document."""
         if self._lengths is None:
             self._lengths = [len(ids) for ids in self.model.encode_batch([d.text for d in self.documents])]
         return self._lengths
 
     def plan(self, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Where the trace would go, and its bytes: exactly those of the arrays that would be written.
+        """Return where the trace would go, and its bytes: exactly those of the arrays that would be written.
 
         Raises
         ------
         ValueError
-            It cannot be started so; says why and what to do.
+            It cannot be started so; the message says why and what to do.
         """
         from fwl_lab.inference.recorder import size_text
 
@@ -158,7 +158,7 @@ class RunConsole(View):
         }  # fmt: skip
 
     def estimate(self, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Seconds that each reader would read, from its speed over 256 tokens here; recording comes on top."""
+        """Return the seconds that each reader would read, from its speed over 256 tokens; recording comes on top."""
         settings = settings or self.settings
         lengths = self._chosen_lengths(settings)
         ids = None
@@ -171,23 +171,29 @@ class RunConsole(View):
                 self._speeds[key] = run_planning.tokens_per_second(reader, ids)
             speeds[name] = self._speeds[key]
             seconds[name] = run_planning.tokens_to_read(lengths, reader.model.window) / speeds[name]
-        return {"speeds": speeds, "seconds": seconds, "total": sum(seconds.values()), "probed": run_planning.PROBED}
+        return {
+            "speeds": speeds,
+            "seconds": seconds,
+            "total": sum(seconds.values()),
+            "probed": run_planning.TIMED_TOKENS,
+        }
 
     def command(self, settings: Mapping[str, Any] | None = None) -> str:
-        """What does the same reading in a shell; raises ValueError where no notebook can, and says why."""
+        """Return the shell command for the same reading; raise ValueError where no notebook does it."""
         settings = settings or self.settings
         self._chosen_lengths(settings)
         documents = [self.documents[i] for i in settings["documents"]]
-        return run_planning.command(self._source, documents, settings, corpus=self.corpus, own=self.own)
+        adapting = {name for name, reader in self._readers(settings).items() if reader.adapts}
+        return run_planning.command(
+            self._source, documents, settings, corpus=self.corpus, own=self.own, adapting=adapting
+        )
 
     @functools.cached_property
     def _source(self) -> str | None:
         return run_planning.model_source(self.model)
 
-    # -- a run ------------------------------------------------------------------------------------------------------
-
     def start(self, settings: Mapping[str, Any] | None = None) -> bool:
-        """Start a run as the settings say, in a thread; False where one is on its way."""
+        """Start a run as the settings say, in a thread; return False where one is under way."""
         if self.run["phase"] in BUSY:
             return False
         settings = copy.deepcopy(dict(settings or self.settings))
@@ -197,7 +203,7 @@ class RunConsole(View):
         return True
 
     def cancel(self) -> bool:
-        """Stop after the call under way and keep what all readers have read; False where nothing runs."""
+        """Stop after the call under way and keep what all readers have read; return False where nothing runs."""
         with self._change:
             if self.run["phase"] not in BUSY:
                 return False
@@ -206,7 +212,7 @@ class RunConsole(View):
         return True
 
     def close(self) -> None:
-        """End a run, keeping what was read in its folder, and leave the page."""
+        """End a run, keeping its folder as it is, and leave the page."""
         self._stop.set()
         self._worker.close()
         self._aside.shutdown(wait=False, cancel_futures=True)
@@ -232,12 +238,12 @@ class RunConsole(View):
                     max_tokens=settings["max_tokens"],
                 )  # fmt: skip
             self._end("stopped" if schema.PROGRESS in trace.attrs else "done", trace, path)
-        except Exception as error:  # whatever a reader raises is told, and what was complete is kept
+        except Exception as error:  # any error of a reader is shown, and the complete part is kept
             words = "\n".join([str(error) or type(error).__name__, *getattr(error, "__notes__", ())])
-            self._end("stopped" if self._stop.is_set() else "failed", run_planning.what_is_complete(path), path, words)
+            self._end("stopped" if self._stop.is_set() else "failed", run_planning.complete_part(path), path, words)
 
     def _follow(self, clock: Clock, name: str, done: int, total: int) -> bool:
-        """Told by `score` after each call; False once the run is cancelled."""
+        """Note the progress that `score` reports after each call; return False once the run is cancelled."""
         due = clock.tell(name, done)
         complete = all(read == total for read in clock.done.values())
         if not self._stop.is_set() and (due or complete):
@@ -248,8 +254,14 @@ class RunConsole(View):
         summary = [] if trace is None else run_planning.summary(trace)
         if self.comm is not None:
             self.trace = trace
-        kept = {"words": words, "summary": summary, "path": str(path) if trace is not None else "",
-                "tokens": 0 if trace is None else trace.sizes[schema.TOKEN]}  # fmt: skip
+        baseline = None if trace is None else find_baseline(trace)
+        kept = {
+            "words": words,
+            "summary": summary,
+            "over": None if baseline is None else theme.label(baseline),
+            "path": str(path) if trace is not None else "",
+            "tokens": 0 if trace is None else trace.sizes[schema.TOKEN],
+        }
         read = {name: self.run[name] for name in ("done", "seconds", "total") if name in self.run}
         self._show({"phase": phase, **read, **kept})
 
@@ -257,8 +269,6 @@ class RunConsole(View):
         with self._change:
             if self.comm is not None and not (self._stop.is_set() and run["phase"] in BUSY):
                 self.run = run
-
-    # -- what was chosen --------------------------------------------------------------------------------------------
 
     def _later(self, work: Callable[[], dict[str, Any]]) -> Future[Answer]:
         """Answer from a thread, one after the other, so that the kernel stays free."""
@@ -273,7 +283,7 @@ class RunConsole(View):
         return self._aside.submit(answer)
 
     def _chosen_lengths(self, settings: Mapping[str, Any]) -> list[int]:
-        """Tokens to read of each chosen document; ValueError where a choice is missing or no choice."""
+        """Return the tokens to read of each chosen document; raise ValueError where the settings are impossible."""
         run_planning.check(settings, len(self.documents))
         lengths, most = self.lengths(), settings["max_tokens"]
         return [min(lengths[i], most or lengths[i]) for i in settings["documents"]]
@@ -284,7 +294,7 @@ class RunConsole(View):
         return self._models[device]
 
     def _readers(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The chosen readers, made once for each device; those that were handed in stay on their own."""
+        """Return the chosen readers, made once for each device; those that were handed in stay on their own."""
         from fwl_lab import make_readers
 
         device = settings["device"]
@@ -294,6 +304,7 @@ class RunConsole(View):
         return {name: self.own.get(name) or self._made[name, device] for name in settings["readers"]}
 
     def fallback_html(self) -> str:
+        """Return a sentence on what is chosen, and the result of the last run."""
         names = escape(", ".join(theme.label(name) for name in self.settings["readers"]))
         rows = "".join(
             f"<tr><td>{escape(row['label'])}</td><td>{row['nll']:.3f}</td></tr>" for row in self.run.get("summary", [])

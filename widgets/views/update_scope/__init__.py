@@ -1,0 +1,1 @@
+"""UpdateScope: how far reading moves the weights, and Δθ itself."""

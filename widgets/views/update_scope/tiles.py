@@ -1,7 +1,7 @@
-"""Pictures of large matrices, small enough to travel: pooled to a few cells a side, a byte a cell; and their figures.
+"""Make pictures of large matrices that are small enough to send: pooled to a few cells a side, a byte a cell.
 
-A cell shows the entry behind it that is largest in size, with its sign: whatever stands out in the matrix stands out
-in the picture, and no entry hides in a mean.
+A cell shows the entry behind it that is largest in size, with its sign, so that no large entry is lost in a mean. Also
+computes a matrix' histogram, its singular values and the order of its rows.
 """
 
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from typing import Final
 
 import numpy as np
 
-#: Cells along either side of a picture.
-MOST: Final = 256
+#: Cells along either side of a picture, at most.
+SIDE_CELLS: Final = 256
 #: Bars of a histogram; odd, so that one of them is about zero.
 BARS: Final = 61
 #: Code of a cell that holds a value which is not finite.
@@ -19,8 +19,8 @@ NOT_FINITE: Final = -128
 WITHIN: Final = 0.995
 
 
-def pool(values: np.ndarray, most: int = MOST) -> np.ndarray:
-    """Values shrunk to at most `most` a side, of each cell the entry largest in size; NaN where one is NaN.
+def pool(values: np.ndarray, most: int = SIDE_CELLS) -> np.ndarray:
+    """Shrink values to at most `most` a side, of each cell the entry largest in size; NaN where one is NaN.
 
     Parameters
     ----------
@@ -39,14 +39,14 @@ def pool(values: np.ndarray, most: int = MOST) -> np.ndarray:
     return values
 
 
-def starts_of(length: int, most: int = MOST) -> np.ndarray:
-    """First row behind each cell, (min(length, most),) int."""
+def starts_of(length: int, most: int = SIDE_CELLS) -> np.ndarray:
+    """Return the first row behind each cell, (min(length, most),) int."""
     cells = min(length, most)
     return np.arange(cells) * length // cells
 
 
 def squeeze(values: np.ndarray) -> tuple[np.ndarray, float]:
-    """Values as bytes: ``values ≈ sign(codes) · (codes / 127)² · size``; small ones keep more of their figures.
+    """Round values to bytes: ``values ≈ sign(codes) · (codes / 127)² · size``; small ones keep more of their figures.
 
     Returns
     -------
@@ -61,27 +61,30 @@ def squeeze(values: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def colour_limit(cells: np.ndarray) -> float:
-    """The size that all but the largest few cells stay within; 0 where there is nothing."""
+    """Return the size that all but the largest few cells stay within; 0 where there is no cell."""
     sizes = np.abs(cells[np.isfinite(cells)])
     return float(np.quantile(sizes, WITHIN)) if sizes.size else 0.0
 
 
 def histogram(values: np.ndarray, size: float) -> np.ndarray:
-    """Counts (BARS,) uint32 of the finite values, in equal bars from −size to size."""
+    """Count the finite values in equal bars from −size to size, (BARS,) uint32."""
     flat = values[np.isfinite(values)]
     bars = np.clip((flat / (size or 1.0) + 1) * (BARS / 2), 0, BARS - 1).astype(np.intp)
     return np.bincount(bars, minlength=BARS).astype(np.uint32)
 
 
 def singular_values(matrix: np.ndarray) -> np.ndarray:
-    """All of them, largest first, float64, from the smaller Gram matrix; those below 1e-8 of the first are noise."""
+    """Return all singular values, largest first, float64, from the smaller Gram matrix.
+
+    Those below 1e-8 of the first are rounding errors.
+    """
     wide = matrix.astype(np.float64)
     gram = wide @ wide.T if wide.shape[0] <= wide.shape[1] else wide.T @ wide
     return np.sqrt(np.linalg.eigvalsh(gram).clip(min=0))[::-1]
 
 
 def longest_first(values: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Rows, and columns, in the order of their norms, the longest first; int32 each. Of a vector its entries."""
+    """Sort rows, and columns, by their norms, the longest first; int32 each. Of a vector its entries."""
     squares = np.square(values, dtype=np.float64)
     norms = (squares,) if values.ndim == 1 else (squares.sum(1), squares.sum(0))
     return tuple(np.argsort(-norm, kind="stable").astype(np.int32) for norm in norms)
@@ -89,14 +92,14 @@ def longest_first(values: np.ndarray) -> tuple[np.ndarray, ...]:
 
 @dataclass(frozen=True)
 class NotFinite:
-    """How many values of an array are not finite, and where the first is."""
+    """Number of values of an array that are not finite, and the place of the first."""
 
     count: int
     first: tuple[int, ...]
 
     @classmethod
     def of(cls, values: np.ndarray) -> "NotFinite | None":
-        """None where all are finite."""
+        """Look for such values; None where all are finite."""
         finite = np.isfinite(values)
         if finite.all():
             return None

@@ -1,4 +1,4 @@
-"""UpdateScope: what reading makes of the weights. How far each parameter has moved, and Δθ itself at any token."""
+"""UpdateScope: how far reading has moved each parameter, and Δθ itself at any token."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -10,8 +10,8 @@ import xarray as xr
 from fwl_lab.analysis import require_reader
 from fwl_lab.analysis.fast_weights import fast_weight
 from fwl_lab.analysis.spectra import effective_rank
-from fwl_lab.trace import schema as schema
-from fwl_lab.trace.lookup import require_parameter
+from fwl_lab.trace import schema
+from fwl_lab.trace.lookup import reader_names, require_parameter
 from widgets.core.assets import source, style
 from widgets.core.packing import pack, pack_texts
 from widgets.core.selection import Selection, require_tokens
@@ -25,15 +25,15 @@ ORDERS: Final = ("length", "stored")
 #: Rows and columns of a piece of Δθ whose exact values are sent.
 PIECE: Final = 64
 #: Entries of a vector that are sent one by one.
-LONGEST: Final = 4096
+VECTOR_ENTRIES: Final = 4096
 #: Singular values that are sent; the rank is of all of them.
 DIRECTIONS: Final = 16
-#: Tokens whose texts are in the first message.
-_TEXTS: Final = 200_000
-#: Bytes of factors, and of Δθ at some tokens, that are kept at hand.
-_AT_HAND: Final = 64 * 2**20
+#: Tokens of a trace up to which all texts are in the first message.
+_TEXT_TOKENS: Final = 200_000
+#: Bytes of factors, and of Δθ at some tokens, that are kept in memory.
+_KEPT_BYTES: Final = 64 * 2**20
 #: Updates of a document whose pictures a saved page takes along, of each parameter.
-_FORESEEN: Final = 24
+_FORESEEN_UPDATES: Final = 24
 
 
 class UpdateScope(View):
@@ -56,7 +56,7 @@ class UpdateScope(View):
         self._peaks: dict[tuple[str, str, int], dict[str, Any] | None] = {}
         self._part: tuple[str, xr.Dataset] | None = None
         arrays, moved = drifts(trace)
-        texts = trace.sizes[schema.TOKEN] <= _TEXTS
+        texts = trace.sizes[schema.TOKEN] <= _TEXT_TOKENS
         if texts:
             arrays |= pack_texts([str(text) for text in trace[schema.TOKEN_TEXT].values])
         columns, data = pack(arrays)
@@ -70,12 +70,12 @@ class UpdateScope(View):
             "carry": str(trace.attrs.get(schema.CARRY)) == "true",
             "moved": moved,
             "recorded": schema.DRIFT in trace,
-            "record": {str(name): advice(trace, str(name)) for name in trace[schema.READER].values},
+            "record": {name: advice(trace, name) for name in reader_names(trace)},
         }
         super().__init__(trace, selection=selection, head=head, data=data)
 
     def answer(self, question: Mapping[str, Any]) -> Answer:
-        """Pictures ("tile"), exact pieces ("piece"), spectra, scales ("peak"), and what a saved page has ("saved")."""
+        """Answer "tile" (a picture), "piece" (exact values), "spectrum", "peak" (a scale), "saved" (a page's tiles)."""
         if self.trace is None:
             raise ValueError("this view is closed; run its cell again")
         if question.get("kind") == "saved":
@@ -99,6 +99,7 @@ class UpdateScope(View):
         return way(question)
 
     def foreseen(self) -> Iterable[dict[str, Any]]:
+        """Yield pictures of the selected parameter, of the others in this document, of other readers at this token."""
         assert self.trace is not None and self.selection is not None
         reader, chosen, pinned = self.selection.reader, self.selection.parameter, self.selection.pinned
         moved = self.head["moved"].get(reader, {"parameters": []})
@@ -122,30 +123,30 @@ class UpdateScope(View):
                 yield {"kind": "tile", "order": ORDERS[0], **at}
 
     def fallback_html(self) -> str:
+        """Return the norms of the selected reader's parameters as a still picture."""
         assert self.trace is not None and self.selection is not None
         reader = self.selection.reader
         return still_picture(self.trace, reader, self.selection.parameter)
 
     def close(self) -> None:
+        """Close the view, and let go of the trace and of the Δθ kept."""
         super().close()
         self._deltas.clear()
         self._peaks.clear()
         self._part = None
 
-    # -- Δθ -------------------------------------------------------------------------------------------------------
-
     def _delta(self, reader: str, parameter: str, token: int) -> xr.DataArray:
-        """Δθ at a token; the last few are kept."""
+        """Return Δθ at a token; the last few are kept."""
         key = (reader, parameter, token)
         if key not in self._deltas:
             self._deltas[key] = fast_weight(self._holding(parameter), reader, parameter, token)
-            while len(self._deltas) > 2 and sum(kept.nbytes for kept in self._deltas.values()) > _AT_HAND:
+            while len(self._deltas) > 2 and sum(kept.nbytes for kept in self._deltas.values()) > _KEPT_BYTES:
                 self._deltas.popitem(last=False)
         self._deltas.move_to_end(key)
         return self._deltas[key]
 
     def _holding(self, parameter: str) -> xr.Dataset:
-        """The part of the trace that Δθ of a parameter is made of, in memory where that is small."""
+        """Return the part of the trace that Δθ of a parameter is made of, in memory where that is small."""
         assert self.trace is not None
         if self._part is None or self._part[0] != parameter:
             factors = [schema.key_name(parameter), schema.delta_name(parameter)]
@@ -154,13 +155,13 @@ class UpdateScope(View):
             # Scores keep the trace's tokens in it where nothing else recorded has them.
             part = self.trace[[name for name in (schema.NLL, *factors, *dense, *grid) if name in self.trace]]
             small = [name for name in (*factors, *grid) if name in part]
-            if sum(part[name].nbytes for name in small) <= _AT_HAND:
+            if sum(part[name].nbytes for name in small) <= _KEPT_BYTES:
                 part = part.assign({name: part[name].load() for name in small})
             self._part = parameter, part
         return self._part[1]
 
     def _missing(self, reader: str, parameter: str, token: int) -> dict[str, Any] | None:
-        """Why Δθ at a token cannot be shown, and where it can; None where it is there."""
+        """Return why Δθ at a token cannot be shown, and where it can; None where it is there."""
         assert self.trace is not None
         try:
             self._delta(reader, parameter, token)
@@ -174,16 +175,16 @@ class UpdateScope(View):
         return None
 
     def _spread(self, reader: str, parameter: str, document: int) -> list[int]:
-        """Tokens of a document at which Δθ is there: after evenly spaced updates, the last among them."""
+        """Return tokens of a document at which Δθ is there: after evenly spaced updates, the last among them."""
         assert self.trace is not None
         tokens = kept_tokens(self.trace, reader, parameter)
         first, end = [*self.head["starts"], self.head["tokens"]][document : document + 2]
         tokens = tokens[(tokens > first) & (tokens < end)]
-        picked = np.unique(np.linspace(0, len(tokens) - 1, min(len(tokens), _FORESEEN)).round().astype(int))
+        picked = np.unique(np.linspace(0, len(tokens) - 1, min(len(tokens), _FORESEEN_UPDATES)).round().astype(int))
         return [int(token) for token in tokens[picked]]
 
     def _peak(self, reader: str, parameter: str, document: int) -> dict[str, Any] | None:
-        """Where Δθ is largest in a document: what a scale over all of it, and the order of rows and columns, go by."""
+        """Return where Δθ is largest in a document: it sets the scale and the order of rows and columns there."""
         assert self.trace is not None
         key = (reader, parameter, document)
         if key not in self._peaks:
@@ -197,17 +198,15 @@ class UpdateScope(View):
                 self._peaks[key] = {"token": token, "limit": limit, "orders": tiles.longest_first(values)}
         return self._peaks[key]
 
-    # -- answers --------------------------------------------------------------------------------------------------
-
     def _shown(self, question: Mapping[str, Any]) -> np.ndarray:
-        """Δθ at the token, less Δθ at the pinned one if there is one."""
+        """Return Δθ at the token, less Δθ at the pinned one if there is one."""
         at = str(question["reader"]), str(question["parameter"])
         values = self._delta(*at, int(question["token"])).values
         pinned = question.get("pinned")
         return np.asarray(values if pinned is None else values - self._delta(*at, int(pinned)).values)
 
     def _ordered(self, question: Mapping[str, Any]) -> tuple[np.ndarray, list[np.ndarray]]:
-        """What is shown, in the order that is asked for, and that order of (rows, columns)."""
+        """Return the values shown, in the order that is asked for, and that order of (rows, columns)."""
         if question["order"] not in ORDERS:
             raise ValueError(f"order is {question['order']!r}; expected one of {', '.join(map(repr, ORDERS))}")
         values = self._shown(question)
@@ -220,7 +219,7 @@ class UpdateScope(View):
     def _tile(self, question: Mapping[str, Any]) -> Answer:
         values, orders = self._ordered(question)
         matrix = values.ndim == 2
-        cells = tiles.pool(values, tiles.MOST if matrix else LONGEST)
+        cells = tiles.pool(values, tiles.SIDE_CELLS if matrix else VECTOR_ENTRIES)
         codes, size = tiles.squeeze(cells)
         arrays = {"codes": codes, "bars": tiles.histogram(values, size)} if matrix else {
             "values": cells.astype(np.float32), "bars": tiles.histogram(values, size)
