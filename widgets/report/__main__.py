@@ -17,7 +17,7 @@ from widgets.report.run import NotebookFailed, run_notebook
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code: 0 done, 1 the notebook failed, 2 a mistake in what was asked."""
+    """Run the command, and return its exit code: 0 done, 1 the notebook failed, 2 a mistake in the arguments."""
     parser = argparse.ArgumentParser(prog="python -m widgets.report", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("notebook", type=Path)
     parser.add_argument("folder", type=Path)

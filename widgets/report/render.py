@@ -16,7 +16,7 @@ from traitlets.config import Config
 from widgets.report.run import notebook_parameters, without_noise
 
 PLOTLY: Final = "application/vnd.plotly.v1+json"
-_HERE: Final = Path(__file__).parent
+_FOLDER: Final = Path(__file__).parent  # of the style and the script
 
 _CELLS: Final = """
 {%- extends 'base.html.j2' -%}
@@ -55,10 +55,15 @@ style-src 'unsafe-inline'; img-src data: blob:; font-src data:">
 
 
 def write_report(notebook: str | Path, path: str | Path) -> Path:
-    """Write an executed notebook as one HTML page that makes no request; returns its path.
+    """Write an executed notebook as one HTML page that makes no request, and return its path.
 
     Charts are drawn from their data by plotly.js, which is in the page once. Widgets and progress bars, which need a
-    kernel or have had their time, are left out.
+    kernel or are over, are left out.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such notebook.
     """
     notebook, path = Path(notebook), Path(path)
     if not notebook.is_file():
@@ -74,12 +79,12 @@ def write_report(notebook: str | Path, path: str | Path) -> Path:
     contents = "".join(f'<a href="#{section["id"]}">{html.escape(section.get_text())}</a>' for section in sections)
     page = _PAGE.substitute(
         title=html.escape(heading.get_text() if heading else notebook.stem),
-        style=(_HERE / "report.css").read_text(encoding="utf-8"),
+        style=(_FOLDER / "report.css").read_text(encoding="utf-8"),
         contents=contents,
         parameters=_parameters_table(notebook_parameters(notebook) | given),
         body=str(soup),
         plotly=_plotly_script(),
-        script=(_HERE / "report.js").read_text(encoding="utf-8"),
+        script=(_FOLDER / "report.js").read_text(encoding="utf-8"),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
@@ -94,7 +99,7 @@ def _parameters_table(parameters: Mapping[str, Any]) -> str:
 
 
 def _exporter() -> HTMLExporter:
-    """nbconvert's exporter with our cells; it makes the page's body only."""
+    """Return nbconvert's exporter with this report's cells; it makes the page's body only."""
     types = [PLOTLY, "text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain"]
     config = Config({"NbConvertBase": {"display_data_priority": types}})
     return HTMLExporter(
@@ -122,5 +127,5 @@ def _without_requests(soup: BeautifulSoup) -> BeautifulSoup:
 
 
 def _plotly_script() -> str:
-    """plotly.js without the addresses of its map layers and its logo, which a page without a network has no use for."""
+    """Return plotly.js without the addresses of its map layers and its logo: the page makes no request."""
     return re.sub(r"""((?:src|href)\s*=\s*["'`])(?:https?:)?//[^"'`]*""", r"\1#", get_plotlyjs())

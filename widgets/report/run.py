@@ -11,18 +11,18 @@ import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
-# Of these text stays text whatever it spells: a folder may be called 7.
-PLACES: Final = frozenset({"control", "document", "model", "path"})
+#: Parameters whose values stay text whatever they spell: a folder may be called 7.
+TEXT_PARAMETERS: Final = frozenset({"control", "document", "model", "path"})
 WIDGET: Final = "application/vnd.jupyter.widget-view+json"
 _PROGRESS: Final = re.compile(r"\d+%\|.*\||\d+(\.\d+)?(it|tok|token|cell)s?/s")
 
 
 class NotebookFailed(Exception):
-    """A cell of a notebook raised; the partly executed notebook is kept."""
+    """Raised where a cell of a notebook raised; the partly executed notebook is kept."""
 
 
 def notebook_parameters(path: str | Path) -> dict[str, Any]:
-    """Names and default values in a notebook's cell tagged ``parameters``; a value that is no literal is None.
+    """Return names and default values of a notebook's cell tagged ``parameters``; a value that is no literal is None.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def notebook_parameters(path: str | Path) -> dict[str, Any]:
 
 
 def check_parameters(path: str | Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters with values as the notebook expects them: text is read as a literal unless the default is text.
+    """Return parameters with values as the notebook expects them: text is read as a literal unless the default is text.
 
     Where the default is None, only None, numbers, lists, tuples and dicts are read; the rest, and what names a place
     (a path, a document, a model), stays text. ``None`` and ``null`` always are None.
@@ -64,7 +64,7 @@ def check_parameters(path: str | Path, parameters: Mapping[str, Any]) -> dict[st
         default = defaults[name]
         if value in ("None", "null"):
             value = None
-        elif isinstance(value, str) and name not in PLACES and not isinstance(default, str):
+        elif isinstance(value, str) and name not in TEXT_PARAMETERS and not isinstance(default, str):
             read = _literal(value, value)
             plain = type(read) in (int, float, list, tuple, dict)
             value = read if plain or default is not None else value
@@ -82,7 +82,7 @@ def check_parameters(path: str | Path, parameters: Mapping[str, Any]) -> dict[st
 def run_notebook(
     notebook: str | Path, folder: str | Path, parameters: Mapping[str, Any] | None = None, *, progress: bool = True
 ) -> Path:
-    """Execute a notebook into a folder; returns the path of the executed notebook.
+    """Execute a notebook into a folder, and return the path of the executed notebook.
 
     Raises
     ------
@@ -112,13 +112,13 @@ def run_notebook(
             f"{notebook.name} failed in cell {error.exec_count}:\n{source}\n{error.ename}: {error.evalue}\n"
             f"The notebook up to there is kept as {executed}"
         ) from error
-    # What a widget was is nothing without its kernel, and much to store.
+    # A widget's state is of no use without its kernel, and large.
     nbformat.write(without_noise(nbformat.read(executed, as_version=4)), executed)
     return executed
 
 
 def _literal(text: str, otherwise: Any) -> Any:
-    """The Python (or JSON) value that a text spells, or `otherwise`."""
+    """Return the Python (or JSON) value that a text spells, or `otherwise`."""
     for read in (ast.literal_eval, json.loads):
         try:
             return read(text)
@@ -128,13 +128,13 @@ def _literal(text: str, otherwise: Any) -> Any:
 
 
 def without_noise(node: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Drop widgets and their state, and progress bars written as text."""
+    """Drop widgets and their state, and progress bars written as text; return the notebook."""
     node.metadata.pop("widgets", None)
     for cell in node.cells:
         kept = []
         for output in cell.get("outputs", []):
             if output.output_type == "stream":
-                # What a carriage return has overwritten was never meant to stay.
+                # A carriage return overwrote what stands before it on its line.
                 lines = [line.rpartition("\r")[2] for line in output.text.replace("\r\n", "\n").split("\n")]
                 output.text = "\n".join(line for line in lines if not _PROGRESS.search(line))
                 if output.text.strip():
