@@ -1,4 +1,4 @@
-// LivePad: type, and see what was learned from the text and what is expected next.
+// LivePad: a text to type, scored by each reader as it grows, with what each expects next.
 
 import { surface } from "../../core/js/charts.js";
 import { button, choice, h, notice, table, token } from "../../core/js/elements.js";
@@ -11,14 +11,14 @@ import { gainChart, liveRows, nextList, slider } from "./panels.js";
 import { FULL_GAIN, FULL_NLL, liveColour, liveText } from "./text.js";
 
 const PAUSE = 150; // ms without a key before a text is read
-const LATE = 64; // texts that may be on their way back at once
-const NAMES = ["readers", "step_scale", "inner_batch", "segment"]; // of settings, in one order
+const LATE = 64; // texts remembered until the kernel sends them back
+const NAMES = ["readers", "step_scale", "inner_batch", "segment"]; // of settings, for JSON in one order
 
 async function render({ model, el, signal }) {
   const ask = asker(model, signal);
   const head = model.get("head"), styles = head.readers;
   let settings = model.get("settings"), kind = "gain", watched = null, asTable = false, at = null, kernel = true;
-  // What went to the kernel from here comes back, later or much later, and is no news.
+  // Texts and settings that were sent from here: the kernel sends them back, which must not overwrite newer ones.
   const sent = new Set([model.get("text")]), asked = new Set();
 
   const view = frame(el, {
@@ -35,7 +35,7 @@ async function render({ model, el, signal }) {
   });
   view.heading.append(h("b", {}, "LivePad"), " ", h("small", {}, head.model));
 
-  // -- what is read, and how ----------------------------------------------------------------------------------------
+  // -- sending and waiting -------------------------------------------------------------------------------------------
 
   const send = () => {
     for (const [kept, one] of [[sent, text.field.value], [asked, JSON.stringify(settings, NAMES)]]) {
@@ -62,7 +62,7 @@ async function render({ model, el, signal }) {
     waiting.hidden = true;
   }
   let patience = null, slow = null;
-  /** Something is under way: say so if it takes long, and that the kernel is silent if it takes very long. */
+  /** Show after `SLOW` ms that reading is under way, and after `PATIENCE` ms that the kernel is silent. */
   function wait() {
     if (!kernel) return;
     clearTimeout(patience);
@@ -110,7 +110,7 @@ async function render({ model, el, signal }) {
       Object.values(sliders).map((one) => one.node)),
   );
 
-  // -- what came of it ----------------------------------------------------------------------------------------------
+  // -- results -------------------------------------------------------------------------------------------------------
 
   const text = liveText({
     label: "text to read", value: model.get("text"),
@@ -127,7 +127,7 @@ async function render({ model, el, signal }) {
   );
 
   const reading = () => model.get("reading");
-  const baseline = () => ["base", "static"].find((name) => reading().readers?.[name]?.nll !== undefined);
+  const baseline = () => reading().baseline; // undefined before a reader that does not adapt has read
   const scored = () => Object.entries(reading().readers ?? {}).filter(([, reader]) => reader.nll !== undefined).map(([name]) => name);
   const chart = surface(picture, 190, (context, width, height) => {
     if (scored().length) gainChart(context, width, height, reading(), styles, baseline(), at);
@@ -148,7 +148,7 @@ async function render({ model, el, signal }) {
     view.status.textContent = `no ${direction > 0 ? "later" : "earlier"} token gained a nat`;
   }
 
-  /** The line that is read out: the token at hand, or the whole text. */
+  /** Write the status line: of the token at hand, else of the whole text. */
   function say() {
     const { phase, texts = [], readers = {}, words } = reading();
     if (phase === "failed") view.status.textContent = words;
@@ -167,18 +167,17 @@ async function render({ model, el, signal }) {
     const { phase, texts = [], readers = {}, left_out: leftOut = 0, words } = reading();
     const names = scored(), base = baseline();
     const candidates = names.filter((name) => kind === "nll" || name !== base);
-    if (!candidates.includes(watched)) watched = candidates.find((name) => !["base", "static"].includes(name)) ?? candidates[0] ?? null;
+    if (!candidates.includes(watched)) watched = candidates.find((name) => styles[name].adapts) ?? candidates[0] ?? null;
     whose.replaceChildren(...candidates.map((name) => h("option", { value: name, selected: name === watched }, styles[name].label)));
     const own = readers[watched]?.nll ?? [], before = readers[base]?.nll ?? [];
     text.paint(texts, texts.map((_, i) => liveColour(kind, own[i], before[i])));
     for (const [name, one] of Object.entries(sliders)) {
-      const used = { step_scale: true, inner_batch: settings.readers.includes("fwl"), segment: settings.readers.includes("dynamic_evaluation") }[name];
-      one.node.hidden = !used;
+      one.node.hidden = name !== "step_scale" && !settings.readers.some((reader) => styles[reader].takes.includes(name));
     }
     const scale = (low, high, colours, what) => [low, h("i", { style: `background: linear-gradient(90deg, ${colours.map(css).join(", ")})` }), h("span", {}, `${high} nat`), h("span", {}, what)];
     if (watched === null) legend.replaceChildren();
     else if (kind === "gain") {
-      legend.replaceChildren(...scale(`−${FULL_GAIN}`, `+${FULL_GAIN}`, [-1, 0, 1].map(diverging), `gain of ${styles[watched].label} over ${styles[base]?.label ?? ""}`));
+      legend.replaceChildren(...scale(`−${FULL_GAIN}`, `+${FULL_GAIN}`, [-1, 0, 1].map((x) => diverging(x)), `gain of ${styles[watched].label} over ${styles[base]?.label ?? ""}`));
     } else legend.replaceChildren(...scale("0", String(FULL_NLL), [0, 0.25, 0.5, 0.75, 1].map((x) => magnitude(x)), `NLL of ${styles[watched].label}`));
     const notices = kernel ? [] : [notice("kernel", "Saved view: browsing works, reading what is typed needs a kernel")];
     if (phase === "failed") notices.push(notice("error", words, ...Object.values(readers).filter((one) => one.error).map((one) => one.error).slice(0, 1)));
@@ -210,7 +209,7 @@ async function render({ model, el, signal }) {
 
   model.on("change:reading", () => { heard(); draw(); });
   model.on("change:progress", () => { const part = model.get("progress"); if (part > 0) { bar.value = part; waiting.hidden = false; } });
-  /** Show a text that was not typed here: set in the kernel, or typed where the pad is shown a second time. */
+  /** Take over a text from elsewhere: set in the kernel, or typed in a second display of the same pad. */
   function adopt() {
     sent.clear();
     text.field.value = model.get("text");
