@@ -1,4 +1,4 @@
-"""A document, and the hash that tells one corpus from another."""
+"""Define a document, and the hash that tells one corpus from another."""
 
 import hashlib
 import re
@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 
 class Document(NamedTuple):
-    """One text that is read from its first to its last token without a break.
+    """A text that is read from its first to its last token without a break.
 
     Attributes
     ----------
     name : str
-        Unique in its corpus, for example a relative path.
+        Name, unique in its corpus, for example a relative path.
     text : str
-        The whole text; nothing is stripped or normalised.
+        Whole text; nothing is stripped or normalised.
     """
 
     name: str
@@ -22,7 +22,7 @@ class Document(NamedTuple):
 
 
 def corpus_hash(documents: Iterable[Document]) -> str:
-    """SHA-256 (first 16 hex digits) over names and texts, in order: equal hash, comparable figures."""
+    """Return the SHA-256 (first 16 hex digits) of names and texts, in order; figures of equal hashes are comparable."""
     digest = hashlib.sha256()
     for document in documents:
         for part in document:
@@ -32,7 +32,7 @@ def corpus_hash(documents: Iterable[Document]) -> str:
 
 
 def check_text(text: str, name: str = "text") -> str:
-    """Return `text`; raise ValueError where it is empty or holds a lone surrogate (half of a UTF-16 pair)."""
+    """Return `text`, or raise a ValueError where it is empty or holds a lone surrogate (half of a UTF-16 pair)."""
     if not text:
         raise ValueError(f"{name} is empty: a document needs at least one character; leave it out or give it text.")
     surrogate = re.search("[\ud800-\udfff]", text)

@@ -1,7 +1,7 @@
-"""Documents to read: Python's own standard library, a user's text files, WikiText, a Hugging Face data set.
+"""Read documents from Python's standard library, text files, WikiText, or a data set of the Hugging Face hub.
 
-Every corpus is a list of :class:`Document`, sorted by name. Figures are comparable only at an equal
-:func:`corpus_hash`; every trace keeps it.
+Every corpus is a list of :class:`Document`, sorted by name. Figures are comparable only where the
+:func:`corpus_hash`, which every trace keeps, is the same.
 """
 
 import hashlib
@@ -14,26 +14,33 @@ from pathlib import Path
 from fwl_lab.corpora.documents import Document, check_text
 
 SPLITS = ("train", "validation", "test")
-LINE_LENGTH = 20  # characters; shorter lines ("else:", "return None") say nothing about copying
+LINE_LENGTH = 20  # characters; shorter lines ("else:", "return None") are no sign of copying
 
 log = logging.getLogger("fwl_lab")
 
 
 def stdlib_corpus(split: str = "validation") -> list[Document]:
-    """The running Python's own library as documents.
+    """Return one split of the running Python's standard library, a document for each file.
 
-    A file's split follows from a hash of its relative path alone (84 % train, 8 % validation, 8 % test), so it is
-    the same on every machine. Empty and undecodable files, installed packages and files written by the build of
-    one machine are skipped. Files that mostly repeat the training split (see :func:`stdlib_near_duplicates`)
-    leave the other two splits; how many is logged to the logger ``fwl_lab``.
+    A file's split follows from a hash of its relative path alone (84 % train, 8 % validation, 8 % test), so it is the
+    same on every machine. Empty and undecodable files, installed packages and files written by the build of one
+    machine are skipped. Files that mostly repeat the training split (see :func:`stdlib_near_duplicates`) are left out
+    of the other two splits; their number is logged to the logger ``fwl_lab``.
 
     Parameters
     ----------
     split : {"train", "validation", "test"}
+        Part of the library.
 
     Returns
     -------
-    list of Document, sorted by name (POSIX paths relative to the library's folder)
+    list of Document
+        Sorted by name: POSIX paths relative to the library's folder.
+
+    Raises
+    ------
+    ValueError
+        An unknown split.
     """
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; expected one of {', '.join(SPLITS)}.")
@@ -44,17 +51,17 @@ def stdlib_corpus(split: str = "validation") -> list[Document]:
 
 
 def stdlib_split(name: str) -> str:
-    """The split of one file of the standard library, from a hash of its relative POSIX path."""
+    """Return the split of one file of the standard library, from a hash of its relative POSIX path."""
     bucket = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % 100
     return "train" if bucket < 84 else "validation" if bucket < 92 else "test"
 
 
 @lru_cache
 def stdlib_near_duplicates(split: str) -> tuple[str, ...]:
-    """Names of the files of `split` of which more than half of the lines over 20 characters are training lines too.
+    """Return the names of files of a split whose lines are mostly lines of the training split too.
 
-    Without them a held-out figure would partly measure memory (``encodings/cp*.py`` are such). The training split
-    has none by definition.
+    More than half of the lines over 20 characters count as most. With such files, as ``encodings/cp*.py``, a held-out
+    figure would partly measure what was memorised. The training split has none by definition.
     """
     if split == "train":
         return ()
@@ -91,7 +98,7 @@ def _stdlib_documents() -> tuple[Document, ...]:
 
 
 def text_corpus(path: str | Path, pattern: str = "**/*.txt") -> list[Document]:
-    """A text file, or all files under a folder that match `pattern`, as UTF-8 documents.
+    """Read a text file, or all files under a folder that match `pattern`, as UTF-8 documents.
 
     Raises
     ------
@@ -126,10 +133,17 @@ def _read_document(path: Path, name: str) -> Document:
 
 
 def wikitext_corpus(path: str | Path) -> list[Document]:
-    """The articles of one WikiText file (Merity et al. 2016), cut at their `` = Title = `` lines.
+    """Read the articles of one WikiText file (Merity et al. 2016), cut at their `` = Title = `` lines.
 
-    A title line is a line `` = ... = `` with single equals signs between two empty lines, which tells it from
-    section titles (`` = = Section = = ``) and from a line of a table. Articles of one title are numbered.
+    A title line is a line `` = ... = `` with single equals signs between two empty lines, unlike section titles
+    (`` = = Section = = ``) and lines of a table. Articles of the same title are numbered.
+
+    Raises
+    ------
+    FileNotFoundError
+        No such file.
+    ValueError
+        The file has no title line, or is empty or not UTF-8.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r}; give one WikiText file, such as wiki.valid.tokens.")
@@ -153,7 +167,7 @@ def wikitext_corpus(path: str | Path) -> list[Document]:
 def huggingface_corpus(
     name: str, config: str | None = None, split: str = "test", text_column: str = "text"
 ) -> list[Document]:
-    """A data set of the Hugging Face hub; each row is a document. Needs the extra ``[hub]`` and a network.
+    """Read a data set of the Hugging Face hub, a document for each row; needs the extra ``[hub]`` and a network.
 
     Raises
     ------

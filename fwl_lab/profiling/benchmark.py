@@ -1,8 +1,8 @@
-"""What reading and learning cost, like with like in one run: `python -m fwl_lab.benchmark runs/bench.json`.
+"""Measure what reading and learning cost, all in one run: `python -m fwl_lab.profiling.benchmark runs/bench.json`.
 
 Every way of reading, and a training step of the block, is run in turn, round after round, so that a slow minute of the
-machine falls on all of them; a record holds the median. Memory is measured apart from time. Beside each stands how
-close it comes to what the same machine, in the same rounds, makes of one large matrix product.
+machine affects all of them; a record holds the median. Memory is measured apart from time. Each record also says which
+fraction it reaches of the rate of one large matrix product, measured on the same machine in the same rounds.
 """
 
 import argparse
@@ -35,14 +35,14 @@ from fwl_lab.profiling.flop_formulas import (
 )
 from fwl_lab.profiling.flops import count_flops
 from fwl_lab.profiling.memory import in_a_fresh_process, peak_bytes, product_rate, seconds
-from fwl_lab.profiling.workloads import STEP, document, workload
+from fwl_lab.profiling.workloads import STEP_SIZE, document, workload
 
-LONG = (STATIC, FWL)  # what is also read at length
-Case = tuple[str, int]  # what, and with how many tokens
+READ_AT_LENGTH = (STATIC, FWL)  # these read the long document too
+Case = tuple[str, int]  # one of `WORK`, and the number of tokens
 
 
 class Subject(NamedTuple):
-    """A model that is measured: how it is made (device, dtype of its weights), how many rounds."""
+    """A model that is measured: a function of device and dtype that makes it, and the number of rounds."""
 
     make: Callable[[torch.device, torch.dtype], LanguageModel]
     rounds: int
@@ -53,11 +53,11 @@ def _bundled(device: torch.device, dtype: torch.dtype) -> LanguageModel:
 
 
 def _gpt2_small(device: torch.device, dtype: torch.dtype) -> LanguageModel:
-    """124 M parameters, random: GPT-2's smallest configuration."""
+    """Make a model of GPT-2's smallest configuration, 124 M random parameters, with a block."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network: Any = GPT2LMHeadModel(GPT2Config())  # Any: the library's type of `to` knows no device
-    return attach_fast_weights(LanguageModel(network.to(device, dtype)), rule=UpdateRule(initial_step=STEP))
+        network: Any = GPT2LMHeadModel(GPT2Config())  # Any: the declared type of `to` accepts no device
+    return attach_fast_weights(LanguageModel(network.to(device, dtype)), rule=UpdateRule(initial_step=STEP_SIZE))
 
 
 SUBJECTS = {"bundled": Subject(_bundled, 9), "gpt2-small": Subject(_gpt2_small, 3)}
@@ -72,19 +72,20 @@ def benchmark(
     device: str = "auto",
     whats: Iterable[str] = tuple(WORK),
 ) -> list[dict[str, Any]]:
-    """Measure each subject; one record for each `what` at `tokens`, and for reading without and with FWL at `long`.
+    """Measure each subject; one record for each of `whats` at `tokens`, and for reading with and without FWL at `long`.
 
     Parameters
     ----------
     subjects : mapping of names to Subject
+        Models to measure.
     tokens, long : int
         Lengths of the documents.
     rounds : int, optional
-        How often each is timed at `tokens`; None: what the subject says. `long` is timed once.
+        Number of times that each is timed at `tokens`; None: the subject's own. `long` is timed once.
     device : str
         "auto" is a GPU where there is one.
     whats : iterable of str
-        See `flops.flops_per_token`.
+        Names in `WORK`; see `flops_per_token`.
 
     Returns
     -------
@@ -101,14 +102,16 @@ def benchmark(
         _say(f"{name}: making the model")
         model = subject.make(place, dtype)
         cases = {(what, tokens): workload(model, what, document(model, tokens)) for what in whats}
-        cases |= {(what, long): workload(model, what, document(model, long)) for what in whats if what in LONG}
+        cases |= {
+            (what, long): workload(model, what, document(model, long)) for what in whats if what in READ_AT_LENGTH
+        }
         flops = {}
-        for case, function in cases.items():  # and so is each warmed up
+        for case, function in cases.items():  # this warms each up too
             flops[case] = count_flops(function) / case[1]
             _say(f"{name}: {case[0]}, {case[1]} tokens: {flops[case] / 1e6:.4g} MFLOP / token")
         times, rate = _time(name, cases, tokens, rounds or subject.rounds, product_rate(place, dtype), place)
         _say(f"{name}: memory")
-        # A process for each, since what one case frees in small blocks another one does not find.
+        # A process for each case: small blocks that one frees would be reused, and not seen, in another.
         peaks = {case: in_a_fresh_process(_peak, subject, case, str(place), place=place) for case in cases}
         for what, length in cases:
             peak = peaks[what, length]
@@ -128,12 +131,12 @@ def benchmark(
 
 
 def _peak(subject: Subject, case: Case, device: str) -> int | None:
-    """Most bytes held in a case, above those held with the model loaded."""
+    """Return the most bytes held in a case, above those held with the model loaded."""
     place = torch.device(device)
     model = subject.make(place, torch.bfloat16 if place.type == "cuda" else torch.float32)
     what, length = case
     function = workload(model, what, document(model, length))
-    function()  # what a first call sets up for good is not the case's own
+    function()  # buffers that a first call allocates for good are not counted
     return peak_bytes(function, place)
 
 
@@ -145,7 +148,7 @@ def _time(
     product: Callable[[], float],
     device: torch.device,
 ) -> tuple[dict[Case, list[float]], float]:
-    """Seconds of each case in each round (of cases not of `tokens`, in the first), and the median rate of products."""
+    """Return seconds of each case in each round (at other lengths than `tokens`, in the first), and the median rate."""
     times: dict[Case, list[float]] = {case: [] for case in cases}
     product()
     rates = []
@@ -160,6 +163,7 @@ def _time(
 
 
 def _spread(values: list[float]) -> float | None:
+    """Return the interquartile range over the median; None for a single value."""
     if len(values) < 2:
         return None
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -167,7 +171,7 @@ def _spread(values: list[float]) -> float | None:
 
 
 def device_name(device: torch.device) -> str:
-    """What the makers call it."""
+    """Return the manufacturer's name of a device."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
@@ -182,7 +186,7 @@ def _say(text: str) -> None:
 
 
 def table(records: Iterable[Mapping[str, Any]]) -> str:
-    """The records as a Markdown table, and beneath it what they are measured for."""
+    """Return the records as a Markdown table, with the ratios of interest beneath it."""
     records = list(records)
     lines = [
         "| model | tokens | what | seconds | spread | tokens / s | peak MB | MFLOP / token | of the machine's rate |",
@@ -205,7 +209,7 @@ def table(records: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-# What is compared with what, by which columns.
+# Pairs that are compared, and the columns.
 RATIOS = (
     (FWL, STATIC, ("seconds", "flops_per_token")),
     (DYNAMIC, FWL, ("seconds", "flops_per_token")),
@@ -215,6 +219,7 @@ RATIOS = (
 
 
 def _ratios(records: list[Mapping[str, Any]]) -> list[str]:
+    """Return a line for each pair of `RATIOS` that was measured with one model and length."""
     by = {(r["model"], r["tokens"], r["what"]): r for r in records}
     lines = []
     for name, tokens in dict.fromkeys((r["model"], r["tokens"]) for r in records):
@@ -228,7 +233,9 @@ def _ratios(records: list[Mapping[str, Any]]) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the benchmark, print its table, write its records."""
-    parser = argparse.ArgumentParser(prog="python -m fwl_lab.benchmark", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m fwl_lab.profiling.benchmark", description=__doc__.partition("\n")[0]
+    )
     parser.add_argument("path", type=Path, help="where the records go, as JSON")
     parser.add_argument("--models", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
     parser.add_argument("--tokens", type=int, default=1024, help="of the document that all read")

@@ -1,7 +1,7 @@
-"""Floating-point operations of reading and of training, twice: by formula, and counted as they are executed.
+"""Compute the floating-point operations of reading and training by formula, from a model's sizes.
 
-A multiply-add is two operations. What is no product of matrices (norms, softmax, optimizer steps) is not counted; it
-is a small part of the work.
+A multiply-add is two operations. Only matrix products and attention count; norms, softmax and optimizer steps are a
+small part of the work. `fwl_lab.profiling.flops` counts the operations that are executed.
 
 ===== ============================================================================
 T     tokens of one document, read in one call from its start
@@ -18,32 +18,39 @@ The README of `fast_weights` writes the formulas out.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from torch import nn
-
 from fwl_lab.fast_weights.scan import LONGEST
+from fwl_lab.models.anatomy import attention_width, body_matrix_size
 from fwl_lab.models.language_model import LanguageModel
+from fwl_lab.models.tuned_rule import SEGMENT
 from fwl_lab.ops.cross_entropy import LOGITS_AT_ONCE
 from fwl_lab.ops.linear_attention import CHUNK
 from fwl_lab.ops.recompute import FEWEST
+from fwl_lab.trace import schema
 
-SEGMENT = 64  # tokens between two steps of dynamic evaluation, as DynamicEvaluationReader has it
-STATIC, FWL, DYNAMIC = "static", "fwl", "dynamic-evaluation"
-FWL_TRAINING, PLAIN_TRAINING = "fwl-training", "plain-training"
-FROZEN = "-frozen-head"  # behind either: block alone learns, as in a retrofit; else the unembedding learns too
+# Names of what is measured: ways of reading, and training steps.
+STATIC, FWL, DYNAMIC = schema.STATIC, schema.FWL, "dynamic-evaluation"
 READING = (STATIC, FWL, DYNAMIC)
+FWL_TRAINING, PLAIN_TRAINING = "fwl-training", "plain-training"
+FROZEN = "-frozen-head"  # suffix of either: the block alone learns, as in a retrofit; else the unembedding learns too
 
 
 class Work(NamedTuple):
-    """Products that a token takes part in, in block and head.
+    """Number of matrix products that each token takes part in, in block and head.
 
     Attributes
     ----------
-    unembedding : with U, V·D multiply-adds each
-    streamed : the same where the scores are differentiated and T·V logits are too many to be held (None: never)
-    dense : with W1 or W2 or a matrix of their shape, D·H each
-    narrow, wide : inside an inner batch, L·D and L·H each
-    carried : those of `dense` that the last inner batch does not need, since no later one uses its state
-    again : whether the block's forward pass is computed once more where it is kept in checkpoints
+    unembedding : int
+        Products with U, V·D multiply-adds each.
+    streamed : int or None
+        Replaces `unembedding` where scores are differentiated and T·V logits are too many to be held; None: never.
+    dense : int
+        Products with W1, W2 or a matrix of their shape, D·H multiply-adds each.
+    narrow, wide : int
+        Products inside an inner batch, L·D and L·H multiply-adds each.
+    carried : int
+        Products of `dense` that the last inner batch does not need, since no later one uses its state.
+    again : bool
+        True where the block's forward pass is computed once more for the backward pass.
     """
 
     unembedding: int
@@ -55,7 +62,7 @@ class Work(NamedTuple):
     again: bool = False
 
 
-# Every count of products is here and nowhere else; the README of `fast_weights` says which they are.
+# Every count of products is here and nowhere else; the README of `fast_weights` lists them.
 _FORWARD = Work(3, dense=6, narrow=2, wide=2)
 _TRAINING = Work(7, dense=16, narrow=4, wide=5, carried=3, again=True)
 _PLAIN = Work(6, dense=16, narrow=4, wide=5, carried=3)
@@ -71,7 +78,7 @@ WORK = {
 
 
 class Pass(NamedTuple):
-    """One call of the body: queries over keys, and whether a gradient runs back through it."""
+    """One call of the body: its queries, the keys they see, and True where a gradient runs back through it."""
 
     queries: int
     keys: int
@@ -79,18 +86,18 @@ class Pass(NamedTuple):
 
 
 def flops_per_token(model: LanguageModel, what: str, tokens: int) -> float:
-    """Floating-point operations per token by formula.
+    """Return the floating-point operations per token by formula.
 
     Parameters
     ----------
     model : LanguageModel
         With a block, in its attached shape, where `what` needs one.
     what : str
-        "static" (`model.base`), "fwl" or "dynamic-evaluation" (segments of 64, all weights): a document read in one
-        call by a fresh reader. "fwl-training" or "plain-training": block and head, forward and backward, given the
-        body's hidden states; both learn, or with "-frozen-head" behind it the block alone.
+        One of `WORK`. "static" (`model.base`), "fwl" or "dynamic-evaluation" (segments of 64, all weights): a document
+        read in one call by a fresh reader. "fwl-training" or "plain-training": block and head, forward and backward,
+        given the body's hidden states; both learn, or with the suffix "-frozen-head" the block alone.
     tokens : int
-        T.
+        Length of the document, T.
 
     Raises
     ------
@@ -105,31 +112,21 @@ def flops_per_token(model: LanguageModel, what: str, tokens: int) -> float:
 
 
 def _body(model: LanguageModel, what: str, tokens: int) -> int:
-    """Multiply-adds of the body."""
+    """Return the multiply-adds of the body, P a token in its matrices and A a query and key in attention."""
     if what not in READING:
         return 0
-    body, config = model.network.base_model, model.network.config
-    matrices = sum(
-        p.numel()
-        for module in body.modules()
-        if not isinstance(module, nn.Embedding)
-        for p in module.parameters(recurse=False)
-        if p.ndim == 2
-    )
-    heads = config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    pair = config.num_hidden_layers * heads * width
+    matrices, pair = body_matrix_size(model.network), attention_width(model.network)
     total = 0
     for queries, keys, gradient in _passes(model, tokens, SEGMENT if what == DYNAMIC else tokens):
         gradient &= what == DYNAMIC
-        # Backward: one product for the input's gradient and one for the matrix'. Attention makes five there, since
-        # its kernel keeps no scores and makes them again.
+        # Backward: one product for the gradient of the input and one for that of the matrix. Attention makes five,
+        # since its kernel keeps no scores and computes them again.
         total += matrices * queries * (3 if gradient else 1) + pair * queries * keys * (2 + 5 * gradient)
     return total
 
 
 def _passes(model: LanguageModel, tokens: int, call: int) -> Iterator[Pass]:
-    """What the body is called with to read `tokens` tokens, `call` at a time; see `windows.read_body`."""
+    """Yield the calls of the body that read `tokens` tokens, `call` at a time; see `fwl_lab.models.context`."""
     window, half = model.window, model.window // 2
     start = seen = 0
     while seen < tokens:
@@ -144,7 +141,7 @@ def _passes(model: LanguageModel, tokens: int, call: int) -> Iterator[Pass]:
                 else:
                     new = min(stop, (seen // half + 1) * half) - seen
                     begin = max(0, seen // half - 1) * half
-                    if begin > start:  # a new window: what it begins with is read again
+                    if begin > start:  # a new window: its first tokens are read again
                         start = begin
                         yield Pass(seen - start, seen - start, False)
                     yield Pass(new, seen - start + new, whole)
@@ -152,9 +149,9 @@ def _passes(model: LanguageModel, tokens: int, call: int) -> Iterator[Pass]:
 
 
 def _block_and_head(model: LanguageModel, what: str, tokens: int) -> int:
-    """Multiply-adds of block and head."""
+    """Return the multiply-adds of block and head."""
     work, head = WORK[what], model.unembedding.weight.numel()
-    if what == DYNAMIC:  # what follows the last whole segment is scored and not learned from
+    if what == DYNAMIC:  # tokens after the last whole segment are scored and not learned from
         return head * (WORK[STATIC].unembedding * tokens + 2 * (tokens // SEGMENT * SEGMENT))
     if not work.dense:
         return work.unembedding * head * tokens

@@ -1,4 +1,4 @@
-"""Count floating-point operations as they are executed."""
+"""Count the floating-point operations of matrix products and attention as they are executed."""
 
 from collections.abc import Callable
 
@@ -7,12 +7,12 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 
 def _product(_self: torch.Size, a: torch.Size, b: torch.Size, *_: object, **__: object) -> int:
-    """Of `self += a @ b`, a (..., m, k) and b (..., k, n), or b (k,)."""
+    """Count `self += a @ b`, a (..., m, k) and b (..., k, n), or b (k,)."""
     return 2 * a.numel() * (b[-1] if len(b) > 1 else 1)
 
 
 def _vector_product(a: torch.Size, _b: torch.Size, *_: object, **__: object) -> int:
-    """Of a (m, k) or (k,) times a vector (k,)."""
+    """Count a (m, k) or (k,) times a vector (k,)."""
     return 2 * a.numel()
 
 
@@ -27,7 +27,8 @@ def _attention_backward(
 
 
 _aten = torch.ops.aten
-# What torch counts as nothing. Handed to each counter, not registered: another library may register the same.
+# Operations that torch's counter leaves out. Passed to each counter instead of registered once for the process, since
+# another library may register the same.
 FORMULAS = {
     _aten.addmm_: _product,
     _aten.baddbmm_: _product,
@@ -41,7 +42,7 @@ FORMULAS = {
 
 
 def count_flops(function: Callable[[], object]) -> int:
-    """Floating-point operations of the matrix products and attention that a call executes, its backward passes too."""
+    """Return the operations that a call executes in matrix products and attention, backward passes included."""
     with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
         function()
     return int(counter.get_total_flops())

@@ -1,4 +1,4 @@
-"""How long a call takes, how much memory it needs beyond what is held, and how fast the machine multiplies matrices."""
+"""Measure the time and memory of a call, and the rate at which the machine multiplies large matrices."""
 
 import ctypes
 import gc
@@ -17,17 +17,17 @@ from typing import TypeVar
 import torch
 
 Result = TypeVar("Result")
-LARGE = 2**20  # bytes; a block of more is asked for one by one
-LARGE_BLOCKS = "MALLOC_MMAP_THRESHOLD_"  # what glibc reads it from when a process starts (mallopt(3))
-M_MMAP_THRESHOLD = -3  # what it is called afterwards
+LARGE = 2**20  # bytes; glibc asks the system for each larger block on its own
+LARGE_BLOCKS = "MALLOC_MMAP_THRESHOLD_"  # environment variable for that size when a process starts (mallopt(3))
+M_MMAP_THRESHOLD = -3  # parameter of mallopt for that size later on
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-RESET_HIGH_WATER = "5"  # what Linux takes as: the high-water mark begins anew (proc(5), clear_refs)
+RESET_HIGH_WATER = "5"  # written to CLEAR_REFS, it resets the high-water mark (proc(5))
 SAMPLING_SECONDS = 0.001
 SIDES = {"cpu": 2048, "cuda": 8192}  # of the matrices whose product is timed
 
 
 def seconds(function: Callable[[], object], device: torch.device) -> float:
-    """Seconds that a call takes; on a GPU those between two events around it."""
+    """Return the seconds that a call takes; on a GPU those between two events around it."""
     if device.type == "cuda":
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         torch.cuda.synchronize(device)
@@ -43,11 +43,16 @@ def seconds(function: Callable[[], object], device: torch.device) -> float:
 
 @contextmanager
 def held_at_most(device: torch.device) -> Iterator[Callable[[], int | None]]:
-    """Inside, the value says how many bytes were held at once since the beginning, above what was held then.
+    """Measure the most bytes held at once since the start of the context, above those held at its start.
 
-    On a GPU what torch's allocator gave out, on a CPU the resident size of the process. None on a CPU where the
-    system does not tell (no /proc). On Linux large blocks come from the system one by one from here on: otherwise the
-    size would creep up with the holes that blocks of unlike size leave in the heap, whatever is in use.
+    On a GPU these are bytes given out by torch's allocator, on a CPU the resident size of the process. On Linux large
+    blocks come from the system one by one from here on: otherwise blocks of unequal size would leave holes in the
+    heap, and the resident size would grow although no more memory is in use.
+
+    Yields
+    ------
+    function
+        Returns the bytes so far; None on a CPU where the system does not tell (no /proc).
     """
     gc.collect()
     if device.type == "cuda":
@@ -65,17 +70,18 @@ def held_at_most(device: torch.device) -> Iterator[Callable[[], int | None]]:
 
 
 def peak_bytes(function: Callable[[], object], device: torch.device) -> int | None:
-    """Most bytes held at once during a call, above what was held before it; see :func:`held_at_most`."""
+    """Return the most bytes held at once during a call, above those held before it; see :func:`held_at_most`."""
     with held_at_most(device) as peak:
         function()
         return peak()
 
 
 def in_a_fresh_process(function: Callable[..., Result], *arguments: object, place: torch.device) -> Result:
-    """`function(*arguments)` where :func:`peak_bytes` on a CPU tells what is needed; on a GPU here, where it does so.
+    """Return `function(*arguments)`, called in a new process where `place` is a CPU, so that memory can be measured.
 
-    A heap in which much was freed serves large tensors out of its holes and counts as resident what nobody uses, two
-    or three times as much as is needed. In the process that this starts, large blocks come from the system one by one.
+    A heap in which much was freed serves large tensors from its holes and keeps unused memory resident, two or three
+    times as much as is needed. In the new process large blocks come from the system one by one. On a GPU torch's
+    allocator counts exactly, and the function is called here.
     """
     if place.type != "cpu":
         return function(*arguments)
@@ -91,26 +97,23 @@ def in_a_fresh_process(function: Callable[..., Result], *arguments: object, plac
 
 
 def product_rate(device: torch.device, dtype: torch.dtype) -> Callable[[], float]:
-    """A function that multiplies two large square matrices and says how many FLOPs a second that made.
-
-    Its first call is slower than the others.
-    """
+    """Make a function that multiplies two large matrices and returns the rate, FLOP/s; call it once to warm up."""
     side = SIDES[device.type]
     left, right = (torch.rand(side, side, device=device).to(dtype) for _ in range(2))
     return lambda: 2 * side**3 / seconds(lambda: torch.mm(left, right), device)
 
 
 def _status(name: str) -> int:
-    """A size in bytes from the process' status."""
+    """Return a size in bytes from the process' status."""
     found = re.search(rf"^{name}:\s+(\d+) kB", STATUS.read_text(), flags=re.MULTILINE)
     assert found is not None
     return int(found[1]) * 1024
 
 
 def _without_holes() -> None:
-    """Return what the allocator keeps of freed memory to the system, which would hide what is used again.
+    """Return freed memory that the allocator keeps to the system, and let it keep no large blocks from here on.
 
-    From here on it keeps no large blocks.
+    Memory kept from before would be used again without the resident size growing.
     """
     if sys.platform == "linux":
         library = ctypes.CDLL(None)
@@ -121,7 +124,7 @@ def _without_holes() -> None:
 
 @contextmanager
 def _high_water() -> Iterator[Callable[[], int]]:
-    """Inside, the value says how large the process has been since the beginning, in bytes."""
+    """Measure the largest resident size of the process since the start of the context; yields a function, bytes."""
     try:
         CLEAR_REFS.write_text(RESET_HIGH_WATER)
     except OSError:
@@ -133,7 +136,7 @@ def _high_water() -> Iterator[Callable[[], int]]:
 
 @contextmanager
 def _sampled() -> Iterator[Callable[[], int]]:
-    """The same by looking every millisecond, where the high-water mark cannot be reset; may miss the highest point."""
+    """Measure as :func:`_high_water` by a sample every millisecond, which may miss the highest point."""
     sizes, done = [_status("VmRSS")], threading.Event()
 
     def watch() -> None:

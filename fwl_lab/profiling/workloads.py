@@ -1,6 +1,6 @@
-"""What the benchmark runs: readings, a training step of the block, and the same step as a first attempt has it.
+"""Make the calls that the benchmark measures: readings, a training step of the block, and that step written plainly.
 
-B rows, T tokens, M inner batch, D width, V vocabulary.
+Symbols: B rows, T tokens, M inner batch, D width, V vocabulary.
 """
 
 import argparse
@@ -16,16 +16,16 @@ from fwl_lab.fast_weights.update_rule import PARAMETERS
 from fwl_lab.models.context import Context
 from fwl_lab.models.language_model import LanguageModel
 from fwl_lab.ops.linear_attention import before
-from fwl_lab.ops.norms import root_mean_square
+from fwl_lab.ops.norms import Normalisation
 from fwl_lab.profiling.flop_formulas import DYNAMIC, FROZEN, FWL, PLAIN_TRAINING, READING, STATIC
 from fwl_lab.readers import DynamicEvaluationReader, FastWeightReader, StaticReader
 from fwl_lab.readers.dynamic_evaluation.optimizers import DynamicEvaluationSGD
 
-STEP = 1e-3  # of updates that do something and disturb nothing
+STEP_SIZE = 1e-3  # large enough that updates are not skipped, small enough that reading stays stable
 
 
 def document(model: LanguageModel, tokens: int) -> Tensor:
-    """Token ids (1, tokens): Python source where the model has a tokenizer, else random ones."""
+    """Return token ids (1, tokens): Python source where the model has a tokenizer, else random ones."""
     if model.tokenizer is not None:
         ids = model.encode(inspect.getsource(argparse))
         ids = ids.repeat(-(-tokens // len(ids)))[:tokens]
@@ -35,20 +35,28 @@ def document(model: LanguageModel, tokens: int) -> Tensor:
 
 
 def plain_nll(block: FastWeightBlock, hidden: Tensor, labels: Tensor) -> Tensor:
-    """The NLL (B, T), nats, of an attached block as a first attempt would write it: what the block is compared with.
+    """Score tokens by an attached block in the plain way that `FastWeightBlock` is compared with.
 
     Inner gradients come from autograd, over full logits, and stay in the graph, as do the logits of all tokens.
 
     Parameters
     ----------
+    block : FastWeightBlock
+        Attached, with a rule without a normaliser.
     hidden : (B, T, D)
+        Residual stream before the final norm.
     labels : (B, T) long
+
+    Returns
+    -------
+    (B, T) nats
     """
     assert block.input_norm is not None and block.rule.normaliser == "none"
     slow = {n: getattr(block, n) for n in PARAMETERS if getattr(block, n) is not None}
     eta = {n: block.steps[block.rule.step_of(n)] for n in block.fast_parameters}
     delta = {n: slow[n].new_zeros(len(hidden), *slow[n].shape) for n in eta}
     vocabulary, inner = block.head[0].shape[0], block.rule.inner_batch or hidden.shape[1]
+    norm = Normalisation(block.kind, block.epsilon)
     begin, power = block.rule.schedule or (1.0, 0.0)
     limit = block.limit()
     seen = torch.arange(hidden.shape[1], dtype=hidden.dtype, device=hidden.device)[None, :, None]
@@ -61,7 +69,7 @@ def plain_nll(block: FastWeightBlock, hidden: Tensor, labels: Tensor) -> Tensor:
         z1 = k1 @ theta["W1"].mT + theta["b1"]
         h = z1.relu().square()
         z2 = h @ theta["W2"].mT + theta["b2"] + x
-        n = _normalise(block, z2)
+        n = norm.apply(z2)
         out = n * theta["g"] + theta.get("b", 0)
         logits = block.logits(out)  # (B, M, V)
         loss = F.cross_entropy(logits.view(-1, vocabulary), y.flatten(), reduction="sum")
@@ -73,7 +81,7 @@ def plain_nll(block: FastWeightBlock, hidden: Tensor, labels: Tensor) -> Tensor:
         hf = (hf + (k1 @ k1.mT).tril(-1) @ update["W1"] if "W1" in eta else hf).relu().square()
         z2f = hf @ theta["W2"].mT + theta["b2"] + x + add.get("b2", 0)
         z2f = z2f + (hf @ h.mT).tril(-1) @ update["W2"] if "W2" in eta else z2f
-        outputs.append(_normalise(block, z2f) * (theta["g"] + add.get("g", 0)) + (theta.get("b", 0) + add.get("b", 0)))
+        outputs.append(norm.apply(z2f) * (theta["g"] + add.get("g", 0)) + (theta.get("b", 0) + add.get("b", 0)))
         keys = {"W1": k1, "W2": h}
         sums = {n: u.mT @ keys[n] if n in keys else u.sum(1) for n, u in update.items()}
         delta = {n: delta[n] + sums[n] for n in eta}
@@ -83,26 +91,20 @@ def plain_nll(block: FastWeightBlock, hidden: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits.view(-1, vocabulary), labels.flatten(), reduction="none").view(labels.shape)
 
 
-def _normalise(block: FastWeightBlock, z: Tensor) -> Tensor:
-    if block.kind == "layer":
-        return F.layer_norm(z, z.shape[-1:], eps=block.epsilon)
-    return root_mean_square(z, block.epsilon)
-
-
 def block_nll(block: FastWeightBlock, hidden: Tensor, labels: Tensor) -> Tensor:
-    """The same by the block itself."""
+    """Score tokens (B, T), nats, by the block itself, which computes what :func:`plain_nll` does."""
     nll = block(hidden, labels).nll
     assert nll is not None
     return nll
 
 
 def workload(model: LanguageModel, what: str, tokens: Tensor) -> Callable[[], object]:
-    """A function that does `what` (see `flops.flops_per_token`) with a document (1, T), always from the start."""
+    """Make a function that does `what` with a document (1, T), always from its start; see `flops_per_token`."""
     if what in READING:
         makers = {
             STATIC: lambda: StaticReader(model.base),
             FWL: lambda: FastWeightReader(model),
-            DYNAMIC: lambda: DynamicEvaluationReader(model.base, lambda p: DynamicEvaluationSGD(p, STEP)),
+            DYNAMIC: lambda: DynamicEvaluationReader(model.base, lambda p: DynamicEvaluationSGD(p, STEP_SIZE)),
         }
         make = makers[what]
         return _in_bfloat16_on_a_gpu(model, lambda: make().read(tokens))
@@ -125,7 +127,7 @@ def workload(model: LanguageModel, what: str, tokens: Tensor) -> Callable[[], ob
 
 
 def _in_bfloat16_on_a_gpu(model: LanguageModel, function: Callable[[], object]) -> Callable[[], None]:
-    """The block's own weights are float32; on a GPU its products are made in bfloat16, as those of the body."""
+    """Wrap a function so that on a GPU products with the block's float32 weights are made in bfloat16."""
 
     def run() -> None:
         with torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type == "cuda"):
