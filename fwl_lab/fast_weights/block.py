@@ -1,4 +1,4 @@
-"""The Fast Weight Layer block: two dense layers and a norm whose gradient updates are applied as linear attention.
+"""Fast Weight Layer block: two dense layers and a norm whose gradient updates are applied as linear attention.
 
 Symbols (the README of this folder derives them): x input, k₁ key of the first layer, z₁, h = relu(z₁)², z₂, o output;
 δ_v = ∂ℓ/∂v; θ₀ trained parameters, θ_c those at the inner batch's start, M inner batch, η step sizes, w token weights.
@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fwl_lab.fast_weights.inner_batch import Head, Labels
+from fwl_lab.fast_weights.parameters import BlockParameters
 from fwl_lab.fast_weights.scan import Scan
 from fwl_lab.fast_weights.state import BlockOutput, FastWeightState
 from fwl_lab.fast_weights.update_rule import PARAMETERS, UpdateRule
@@ -30,13 +32,18 @@ class FastWeightBlock(nn.Module):
     Parameters
     ----------
     input_size : int
-        D, width of what it reads.
+        D, width of the hidden states.
     size : int
         W1 is (4·size, D), W2 is (size, 4·size).
     vocab_size : int
     rule : UpdateRule
     epsilon : float
-        Of the norm.
+        ε of the norm.
+
+    Raises
+    ------
+    ValueError
+        A size below 1.
     """
 
     input_norm: nn.LayerNorm | RMSNorm | None
@@ -60,27 +67,25 @@ class FastWeightBlock(nn.Module):
     def attach(
         cls, final_norm: nn.LayerNorm | RMSNorm, unembedding: nn.Linear, size: int, rule: UpdateRule = UpdateRule()
     ) -> "FastWeightBlock":
-        """The attached shape: z₁ = W1 Norm(x) + b1, h = relu(z₁)², z₂ = W2 h + b2 + x, o = Norm(z₂).
+        """Make the attached shape: z₁ = W1 Norm(x) + b1, h = relu(z₁)², z₂ = W2 h + b2 + x, o = Norm(z₂).
 
         x is the residual stream before the model's final norm. The first Norm is that norm itself and stays slow;
         the second starts as a copy of it and its gain (and bias) are fast. The unembedding is the model's own.
-        W2 and b2 start at 0, so the slow pass is exactly the model.
+        W2 and b2 start at 0, so the slow pass is exactly the model. Weights are float32 or wider.
         """
         block = cls.__new__(cls)
         nn.Module.__init__(block)
         weight = final_norm.weight
         block._shape(weight.shape[0], size, weight.shape[0], rule)
-        if isinstance(final_norm, nn.LayerNorm):
-            block.kind, block.epsilon = "layer", final_norm.eps
-        else:
-            block.kind, block.epsilon = "rms", final_norm.variance_epsilon
+        norm = Normalisation.of(final_norm)
+        block.kind, block.epsilon = norm.kind, norm.epsilon
         wide = torch.promote_types(weight.dtype, torch.float32)
         block.g = nn.Parameter(weight.detach().to(wide, copy=True))
         bias = getattr(final_norm, "bias", None)
         block.b = None if bias is None else nn.Parameter(bias.detach().to(wide, copy=True))
         nn.init.normal_(block.W1, std=block.W1.shape[1] ** -0.5)
         nn.init.zeros_(block.W2)
-        # The model's own modules: used, not owned, so they are no submodules here and appear in no state dict twice.
+        # The model's own modules are not registered as submodules, or they would stand in a state dict twice.
         block.__dict__["input_norm"], block.__dict__["unembedding"] = final_norm, unembedding
         return block.to(weight.device, wide)
 
@@ -98,8 +103,16 @@ class FastWeightBlock(nn.Module):
     # -- parts ----------------------------------------------------------------------------------------------------
 
     @property
+    def tensors(self) -> BlockParameters:
+        """Weights as they are now, as data: what a call of the block computes with."""
+        slow = {name: weight for name in PARAMETERS if (weight := getattr(self, name)) is not None}
+        norm = self.input_norm
+        gain, bias = (None, None) if norm is None else (norm.weight, getattr(norm, "bias", None))
+        return BlockParameters(slow, self.rule, Normalisation(self.kind, self.epsilon), gain, bias, self.forgetting)
+
+    @property
     def attached(self) -> bool:
-        """Whether it stands on a language model's residual stream."""
+        """Whether the block stands on a language model's residual stream."""
         return self.input_norm is not None
 
     @property
@@ -110,16 +123,16 @@ class FastWeightBlock(nn.Module):
     @property
     def fast_parameters(self) -> tuple[str, ...]:
         """Names of the parameters that a step size drives, in the order W1, b1, W2, b2, g, b."""
-        return tuple(n for n in PARAMETERS if self.rule.step_of(n) is not None and getattr(self, n) is not None)
+        return self.tensors.fast
 
     def initial_state(self, rows: int) -> FastWeightState:
-        """The state of `rows` documents of which nothing has been read: Δθ = 0."""
+        """Return the state of `rows` documents of which nothing has been read: Δθ = 0."""
         zero = {n: getattr(self, n).new_zeros(rows, *getattr(self, n).shape) for n in self.fast_parameters}
         seen = torch.zeros(rows, dtype=torch.long, device=self.W1.device)
         return FastWeightState(zero, dict(zero), seen)
 
     def with_rule(self, rule: UpdateRule) -> "FastWeightBlock":
-        """This block, its weights shared, under another rule.
+        """Return a block over the same weights under another rule.
 
         Raises
         ------
@@ -142,47 +155,35 @@ class FastWeightBlock(nn.Module):
     @property
     def forgets(self) -> bool:
         """Whether a decay or a cap may take something from Δθ."""
-        return bool(self.rule.decay) or self.rule.cap is not None
+        return self.tensors.forgets
 
     def decay(self) -> Tensor | float:
-        """Part of Δθ forgotten at each re-linearisation."""
-        return self.rule.decay if self.forgetting is None else self.forgetting.sigmoid()
+        """Return the part of Δθ that is forgotten at each re-linearisation."""
+        return self.tensors.decay()
 
     def limit(self) -> Tensor | None:
-        """The square of the norm up to which a cap leaves Δθ as it is, (), or None without a cap."""
-        if self.rule.cap is None:
-            return None
-        squares = sum((getattr(self, n).square().sum() for n in self.fast_parameters), self.g.new_zeros(()))
-        return (self.rule.cap**2 * squares).clamp(min=1e-24)  # where θ₀ is 0, so is all that a cap leaves
+        """Return the square of the norm up to which a cap leaves Δθ as it is, (), or None without a cap."""
+        return self.tensors.limit()
 
-    def retention(self, fast: dict[str, Tensor], limit: Tensor | None = None) -> Tensor | None:
-        """What decay and cap leave of Δθ (dict of (B, ...)) at a re-linearisation: a factor (B,), or None for all.
+    def retention(self, fast: Mapping[str, Tensor], limit: Tensor | None = None) -> Tensor | None:
+        """Return the factor (B,) that decay and cap leave of Δθ, a dict of (B, ...), or None: all of it.
 
-        Whoever asks often gives the `limit` that it has computed once.
+        Callers that ask often give the `limit` that they have computed once.
         """
-        rule, rows = self.rule, len(next(iter(fast.values()), self.steps))
-        limit = self.limit() if limit is None else limit
-        if limit is None and not rule.learn_decay and not rule.decay:
-            return None
-        keep = (1.0 - self.decay()) * self.g.new_ones(rows)
-        if limit is None:
-            return keep
-        flat = [delta.flatten(1) for delta in fast.values()]
-        squares = sum((torch.linalg.vecdot(x, x) for x in flat), self.g.new_zeros(rows))
-        return keep * (limit / torch.maximum(keep.square() * squares, limit)).sqrt()
+        return self.tensors.retention(fast, limit)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """U hidden + c, (..., S) -> (..., V)."""
+        """Return U hidden + c, (..., S) -> (..., V)."""
         weight, bias = self.head
         return F.linear(hidden.to(weight.dtype), weight, bias)
 
     def nll(self, hidden: Tensor, labels: Tensor, valid: Tensor | None = None) -> Tensor:
-        """-log softmax(logits)[labels], (B, T) nats, float32 or wider; 0 where `valid` (B, T) is False."""
+        """Return −log softmax(logits)[labels], (B, T) nats, float32 or wider; 0 where `valid` (B, T) is False."""
         return token_nll(hidden, *self.head, labels, valid)
 
     def keys(self, x: Tensor) -> Tensor:
-        """k₁ (B, T, D), what the first layer reads."""
-        return x if self.input_norm is None else self.input_norm(x.to(self.input_norm.weight.dtype)).to(x.dtype)
+        """Return k₁ (B, T, D), the input of the first layer, from hidden states x (B, T, D)."""
+        return self.tensors.keys(x)
 
     def normalise(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return Norm(z) without gain and bias, and the factor 1/σ (..., 1)."""
@@ -227,36 +228,43 @@ class FastWeightBlock(nn.Module):
         """
         state = self.initial_state(len(hidden)) if state is None else state
         self._check(hidden, labels, weights, state)
+        parameters = self.tensors
         hidden = hidden.to(self.W1.dtype)
         weights = hidden.new_ones(hidden.shape[:2]) if weights is None else weights.to(hidden.dtype)
         if labels is not None:
             labels = labels.masked_fill(weights == 0, 0)
-        scales = step_scale if isinstance(step_scale, Mapping) else dict.fromkeys(self.fast_parameters, step_scale)
-        steps = {n: self.steps[self.rule.step_of(n)] * scales[n] for n in self.fast_parameters}
         head = self._shared_head()
-        scan = Scan(self, hidden, labels, weights, self._learning(weights, state), steps, head, self.limit(), observer)
+        given = nll = None
+        if labels is not None:
+            given = Labels(labels, self._learning(weights, state), self._scaled_steps(step_scale))
+        scan = Scan(parameters, head, hidden, weights, given, parameters.limit(), observer)
         output, after = scan.run(state)
-        return BlockOutput(
-            nll=None if labels is None else token_nll(output, *head[:2], labels, weights != 0, gathered=head[2]),
-            hidden=output,
-            state=state if labels is None else after,
-            slow=lambda: self._slow(hidden, labels, weights),
-        )
+        if labels is not None:
+            nll = token_nll(output, head.weight, head.bias, labels, weights != 0, gathered=head.gathered)
+        after = state if labels is None else after
+        return BlockOutput(nll, output, after, slow=lambda: self._slow(hidden, labels, weights))
+
+    def _scaled_steps(self, step_scale: float | Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return η of each fast parameter, () or (B, T), times its scale."""
+        fast = self.fast_parameters
+        scales = step_scale if isinstance(step_scale, Mapping) else dict.fromkeys(fast, step_scale)
+        return {name: self.steps[self.rule.step_of(name)] * scales[name] for name in fast}
 
     def _slow(self, hidden: Tensor, labels: Tensor | None, weights: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return output and NLL at θ₀."""
         output = self(hidden, None, weights).hidden
         return output, None if labels is None else token_nll(output, *self.head, labels, weights != 0)
 
-    def _shared_head(self) -> tuple[Tensor, Tensor | None, Gathered | None]:
-        """U, c and what gathers the gradient of U, where it learns."""
+    def _shared_head(self) -> Head:
+        """Return U, c and, where U learns, what gathers its gradient."""
         weight, bias = self.head
         if not (torch.is_grad_enabled() and weight.requires_grad):
-            return in_autocast(weight), bias, None
+            return Head(in_autocast(weight), bias, None)
         gathered = Gathered()
-        return gathered.share(weight), bias, gathered
+        return Head(gathered.share(weight), bias, gathered)
 
     def _learning(self, weights: Tensor, state: FastWeightState) -> Tensor:
-        """What each token's gradient is multiplied by beside η, (B, T)."""
+        """Return what each token's gradient is multiplied by beside η, (B, T)."""
         if self.rule.normaliser == "batch":
             weights = weights / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
         if self.rule.schedule is None:

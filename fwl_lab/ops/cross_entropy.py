@@ -4,8 +4,8 @@ Symbols: h (N, D) hidden, U (V, D), c (V,), y (N,) labels, w (N,) weights, p = s
 
     nll = −w log p[y]          δ = ∂nll/∂h = w (Uᵀ p − U[y])
 
-The vocabulary is gone through in tiles: forward keeps the log-sum-exp and δ, backward makes the tiles again. With
-upstream gradients a (N,) of nll and v (N, D) of δ (w is in them), and r = v·Uᵀp = v·(δ + U[y]),
+Both passes go through the vocabulary in tiles: forward keeps the log-sum-exp and δ, backward computes the tiles
+again. With upstream gradients a (N,) of nll and v (N, D) of δ (w is in them), and r = v·Uᵀp = v·(δ + U[y]),
 
     q = p ∘ (U v − r)
     ∂/∂h = a δ + Uᵀ q          ∂/∂U = (q + a p) hᵀ + p vᵀ − onehot(y) (a h + v)ᵀ          ∂/∂c = q + a (p − onehot(y))
@@ -15,34 +15,35 @@ that stay in the graph, so they can be differentiated once more.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LOGITS_AT_ONCE = 2**24  # numbers; bounds the memory of logits, whatever the vocabulary
+LOGITS_AT_ONCE = 2**24  # numbers that scoring holds; bounds their memory, whatever the vocabulary
 TILE = 2**18  # numbers (tokens × vocabulary items) of one tile: 1 MiB in float32, what a core's cache holds
-NARROWEST = 1024  # vocabulary items; narrower products are slow
+NARROWEST_TILE = 1024  # vocabulary items; narrower products are slow
 
 
 class Gathered:
     """The sum of a weight's gradients over its many uses in one graph, in one buffer.
 
-    A recurrence that uses a large unembedding in every inner batch would otherwise make, and add, one tensor of its
-    size for each. :meth:`share` gives the weight to use; its gradient leaves that node when all uses have run.
+    A recurrence that uses a large unembedding in every inner batch would otherwise allocate, and add, one tensor of
+    its size for each. Use the weight that :meth:`share` returns; its gradient leaves that node of the graph when all
+    uses have run.
     """
 
     def __init__(self) -> None:
         self.total: Tensor | None = None
-        self._pass = -1  # which backward pass the total is of: one that was cut short leaves nothing behind
+        self._pass = -1  # id of the backward pass that the total is of: one that raised leaves nothing behind
 
     def share(self, weight: Tensor) -> Tensor:
-        """The weight, in the dtype of autocast where there is one, for uses that add to this sum."""
+        """Return the weight, in the dtype of autocast where there is one, for uses that add to this sum."""
         return _Shared.apply(weight, self)
 
     def buffer(self, weight: Tensor) -> Tensor:
-        """Where this backward pass adds, (V, D), float32 or wider."""
+        """Return the buffer (V, D) that the current backward pass adds to, float32 or wider."""
         current = torch._C._current_graph_task_id()
         if self.total is None or self._pass != current:
             wide = torch.promote_types(weight.dtype, torch.float32)
@@ -65,6 +66,39 @@ class _Shared(torch.autograd.Function):
         return (parts[0] if len(parts) == 1 else parts[0] + parts[1] if parts else None), None
 
 
+class TokenLosses(NamedTuple):
+    """Numbers that take both products with U, cut off from any graph; see :func:`token_losses`.
+
+    Attributes
+    ----------
+    nll : (N,) nats
+    delta : (N, D), ∂nll/∂h
+    lse : (N,) log-sum-exp of the logits
+    """
+
+    nll: Tensor
+    delta: Tensor
+    lse: Tensor
+
+
+@torch.no_grad()
+def token_losses(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, weights: Tensor | None = None
+) -> TokenLosses:
+    """Compute, without a graph, all of :func:`linear_cross_entropy` that needs products with U.
+
+    The arguments are those of :func:`linear_cross_entropy`, whose `losses` the result is: where a checkpoint repeats a
+    computation, it spares the second one these products.
+
+    Returns
+    -------
+    TokenLosses
+        Of N = all tokens, float32 or wider; `weights` only hide tokens (where they are 0) and multiply nothing.
+    """
+    hidden, labels = _hide(hidden, labels, weights)
+    return _forward(hidden.reshape(-1, hidden.shape[-1]), in_autocast(weight), bias, labels.reshape(-1))
+
+
 def linear_cross_entropy(
     hidden: Tensor,
     weight: Tensor,
@@ -73,9 +107,9 @@ def linear_cross_entropy(
     weights: Tensor | None = None,
     *,
     gathered: Gathered | None = None,
-    known: list[Tensor] | None = None,
+    losses: TokenLosses | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """NLL and δ of each token, never holding more than a tile of the logits.
+    """Compute NLL and δ of each token, never holding more than a tile of the logits.
 
     Products are in the dtype of `weight` (under autocast in its dtype), sums over the vocabulary in float32 or wider.
 
@@ -89,23 +123,28 @@ def linear_cross_entropy(
         Where it is 0, nll and δ are 0, whatever stands in `hidden` and `labels`.
     gathered : Gathered, optional
         That `weight` was shared by; takes its gradient up.
-    known : list, optional
-        An empty one is filled with what this call finds; a filled one spares the same call, when a checkpoint
-        repeats it, both products with U.
+    losses : TokenLosses, optional
+        Of these very arguments, where they have been computed before; nothing is multiplied with U then.
 
     Returns
     -------
     nll : (...) nats, float32 or wider
     delta : (..., D), float32 or wider; like nll differentiable with respect to hidden, weight and bias
     """
-    if weights is not None:
-        real = weights != 0
-        hidden, labels = hidden.where(real[..., None], 0.0), labels.where(real, 0)
     weight = in_autocast(weight)
+    hidden, labels = _hide(hidden, labels, weights)
     h, y = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1)
-    nll, delta = _LinearCrossEntropy.apply(h, weight, bias, y, gathered, known)
+    nll, delta = _LinearCrossEntropy.apply(h, weight, bias, y, gathered, losses)
     nll, delta = nll.view(labels.shape), delta.view(hidden.shape)
     return (nll, delta) if weights is None else (nll * weights, delta * weights[..., None])
+
+
+def _hide(hidden: Tensor, labels: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Put zeros in the place of tokens of weight 0, so that what is not finite there cannot spread."""
+    if weights is None:
+        return hidden, labels
+    real = weights != 0
+    return hidden.where(real[..., None], 0.0), labels.where(real, 0)
 
 
 def token_nll(
@@ -117,7 +156,7 @@ def token_nll(
     *,
     gathered: Gathered | None = None,
 ) -> Tensor:
-    """-log softmax(U h + c)[y], (...) nats, float32 or wider; logits of a bounded number of tokens at a time.
+    """Compute −log softmax(U h + c)[y], (...) nats, float32 or wider; logits of a bounded number of tokens at a time.
 
     Every reader scores with this function, so that equal hidden states give bitwise equal scores. Where `valid` (...)
     is False the score is 0 and nothing is computed.
@@ -140,7 +179,7 @@ def token_nll(
 
 
 def in_autocast(weight: Tensor) -> Tensor:
-    """The weight in the dtype that autocast multiplies in; as it is where there is no autocast."""
+    """Return the weight in the dtype that autocast multiplies in; as it is where there is no autocast."""
     kind = weight.device.type
     lower = torch.is_autocast_enabled(kind) and weight.dtype == torch.float32
     return weight.to(torch.get_autocast_dtype(kind)) if lower else weight
@@ -155,11 +194,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         bias: Tensor | None,
         labels: Tensor,
         gathered: Gathered | None,
-        known: list[Tensor] | None,
+        losses: TokenLosses | None,
     ) -> tuple[Tensor, Tensor]:
-        nll, delta, lse = (x.detach() for x in known) if known else _forward(hidden, weight, bias, labels)
-        if known is not None and not known:
-            known += [nll.detach(), delta.detach(), lse]
+        losses = _forward(hidden, weight, bias, labels) if losses is None else losses
+        # As tensors of their own: autograd would take inputs that are returned for views.
+        nll, delta, lse = (x.detach() for x in losses)
         ctx.save_for_backward(hidden, weight, bias, labels, nll, delta, lse)
         ctx.set_materialize_grads(False)
         ctx.gathered = gathered
@@ -212,8 +251,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return d_hidden.to(hidden.dtype) if for_hidden else None, gradient, d_bias, None, None, None
 
 
-def _forward(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """NLL (N,), δ (N, D) and the log-sum-exp (N,), with a running maximum and sum of the exponentials."""
+def _forward(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> TokenLosses:
+    """Go through the vocabulary once, with a running maximum and sum of the exponentials."""
     wide = torch.promote_types(hidden.dtype, torch.float32)
     top = hidden.new_full(labels.shape, -torch.inf, dtype=wide)
     total, mean = torch.zeros_like(top), torch.zeros(hidden.shape, dtype=wide, device=hidden.device)
@@ -232,19 +271,19 @@ def _forward(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
     lse = top + total.log()
     nll = lse - chosen
     delta = mean.div_(total[:, None]).sub_(F.embedding(labels, weight))
-    return nll, delta, lse
+    return TokenLosses(nll, delta, lse)
 
 
 def _tiles(labels: Tensor, weight: Tensor) -> Iterator[slice]:
-    """The vocabulary in tiles of about equal width."""
+    """Yield the vocabulary in tiles of about equal width."""
     vocabulary = weight.shape[0]
-    count = -(-vocabulary // max(NARROWEST, TILE // max(1, len(labels))))
+    count = -(-vocabulary // max(NARROWEST_TILE, TILE // max(1, len(labels))))
     width = -(-vocabulary // count)
     return (slice(start, min(start + width, vocabulary)) for start in range(0, vocabulary, width))
 
 
 def _product(x: Tensor, y: Tensor, wide: torch.dtype) -> Tensor:
-    """x y in the dtype of y, the result in `wide`."""
+    """Multiply x and y in the dtype of y; the result is of dtype `wide`."""
     if x.is_cuda and y.dtype in (torch.bfloat16, torch.float16) and not torch.is_grad_enabled():
         return torch.mm(x.to(y.dtype), y, out_dtype=torch.float32)  # without rounding what was summed in float32
     with torch.autocast(x.device.type, enabled=False):
@@ -252,13 +291,13 @@ def _product(x: Tensor, y: Tensor, wide: torch.dtype) -> Tensor:
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, part: slice) -> Tensor:
-    """(N, part), float32 or wider."""
+    """Return the logits (N, n) of a tile of n vocabulary items, float32 or wider."""
     logits = _product(hidden, weight[part].mT, torch.promote_types(hidden.dtype, torch.float32))
     return logits if bias is None else logits + bias[part]
 
 
 def _label_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
-    """(N,) The logit of each label, float32 or wider."""
+    """Return the logit of each label, (N,), float32 or wider."""
     wide = torch.promote_types(hidden.dtype, torch.float32)
     logits = (hidden.to(weight.dtype).to(wide) * F.embedding(labels, weight)).sum(1)
     return logits if bias is None else logits + bias[labels]

@@ -1,4 +1,4 @@
-"""Strictly causal, unnormalised linear attention: how a sum of outer products is applied without being formed.
+"""Strictly causal, unnormalised linear attention: apply a sum of outer products without forming it.
 
 A dense layer's gradient at token i is an outer product v_i k_iᵀ. Applying the sum over the tokens before t to a
 query q_t is
@@ -15,11 +15,11 @@ from torch import Tensor
 
 from fwl_lab.ops.recompute import groups, recomputed
 
-CHUNK = 64  # tokens
+CHUNK = 64  # tokens of a call between two matrix states
 
 
 def naive(queries: Tensor, keys: Tensor, values: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """The definition, token by token: O(T·K·E).
+    """Compute the definition, token by token: O(T·K·E).
 
     Returns
     -------
@@ -36,9 +36,9 @@ def naive(queries: Tensor, keys: Tensor, values: Tensor, state: Tensor) -> tuple
 def chunked(
     queries: Tensor, keys: Tensor, values: Tensor, state: Tensor | None, chunk: int = CHUNK
 ) -> tuple[Tensor, Tensor]:
-    """The same as :func:`naive`, `chunk` tokens at a time: quadratic inside a chunk, one matrix state across chunks.
+    """Compute :func:`naive` in chunks of tokens: quadratic inside a chunk, one matrix state across chunks.
 
-    None for a state is 0. In training the states are computed again backward, but for one in √(number of chunks).
+    None for a state is 0. In training all but one in √(number of chunks) states are computed again backward.
     """
     pieces = list(zip(queries.split(chunk, 1), keys.split(chunk, 1), values.split(chunk, 1), strict=True))
     out: list[Tensor] = []
@@ -60,7 +60,7 @@ def _chunks(pieces: list[tuple[Tensor, ...]], state: Tensor | None) -> tuple[lis
 
 
 def mixed(queries: Tensor, keys: Tensor, values: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The same as :func:`naive`, quadratic in the whole call or :func:`chunked`, whichever multiplies less.
+    """Compute :func:`naive`, quadratically in the whole call or :func:`chunked`, whichever multiplies less.
 
     Multiply-adds a token: quadratic T (K + E), chunked C (K + E) + 2KE. The choice is a function of the shape alone.
     """
@@ -70,7 +70,7 @@ def mixed(queries: Tensor, keys: Tensor, values: Tensor, state: Tensor | None) -
 
 
 def within(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Σ_{i<t} v_i (k_i · q_t) inside one chunk, (B, T, E).
+    """Compute Σ_{i<t} v_i (k_i · q_t) inside one chunk, (B, T, E).
 
     Future tokens enter with a weight of exactly 0, so they change no bit of the sum.
     """
@@ -78,7 +78,7 @@ def within(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
 
 def before(values: Tensor) -> Tensor:
-    """Exclusive sum Σ_{i<t} v_i along dimension 1, (B, T, E).
+    """Compute the exclusive sum Σ_{i<t} v_i along dimension 1, (B, T, E).
 
     A zero is put in front and the last token left out. Never `cumsum − self`: its rounding carries a token's own
     label into its own score.
@@ -88,6 +88,6 @@ def before(values: Tensor) -> Tensor:
 
 
 def add_outer(state: Tensor | None, keys: Tensor, values: Tensor) -> Tensor:
-    """S + Σ v_i k_iᵀ, (B, E, K), in the dtype of the values: what is carried stays float32 under autocast."""
+    """Compute S + Σ v_i k_iᵀ, (B, E, K), in the dtype of the values: the state stays float32 under autocast."""
     total = (values.mT @ keys).to(values.dtype)
     return total if state is None else state + total

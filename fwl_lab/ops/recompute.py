@@ -1,30 +1,58 @@
-"""A recurrence in training: what is kept for the backward pass, and what is computed again."""
+"""Gradient checkpointing of a recurrence: its graph keeps √n of n steps and computes the others again backward."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import TypeVar, TypeVarTuple
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
 Item = TypeVar("Item")
+Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
-FEWEST = 4  # steps; fewer hold too little for a second computation to pay
+Kept = TypeVar("Kept")
+FEWEST_STEPS = 4  # fewer hold too little memory for a second computation to pay
 
 
 def groups(steps: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    """The n steps of a recurrence in groups of ⌈√n⌉, each to be :func:`recomputed`.
+    """Yield the n steps of a recurrence in groups of ⌈√n⌉, each to be :func:`recomputed`.
 
-    A graph then holds the carried state once a group and, while it is differentiated, what one group makes: 2√n in
-    place of n. Where nothing is recorded, or n < 4, there is one group.
+    A graph then holds the carried state once a group and, during the backward pass, the tensors of one group: 2√n in
+    place of n. Where no graph is recorded, or n < 4, there is one group.
     """
-    recorded = torch.is_grad_enabled() and len(steps) >= FEWEST
+    recorded = torch.is_grad_enabled() and len(steps) >= FEWEST_STEPS
     size = math.isqrt(len(steps) - 1) + 1 if recorded else max(1, len(steps))
     return (steps[start : start + size] for start in range(0, len(steps), size))
 
 
 def recomputed(function: Callable[..., Result], *arguments: object, only: bool) -> Result:
-    """`function(*arguments)`; where gradients are recorded and it is not the `only` group, computed again backward."""
+    """Call `function(*arguments)`; where a graph is recorded and it is not the `only` group, again backward."""
     if only or not torch.is_grad_enabled():
         return function(*arguments)
     return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
+
+
+def recomputed_with(
+    function: Callable[[*Arguments, Kept | None], tuple[Result, Kept]],
+    *arguments: *Arguments,
+    only: bool,
+) -> Result:
+    """Do as :func:`recomputed`, with a second computation that is given what the first one has kept.
+
+    Parameters
+    ----------
+    function : callable
+        `function(*arguments, None)` returns a result and what to keep, without a graph; `function(*arguments, kept)`
+        is its repetition.
+    """
+    if only or not torch.is_grad_enabled():
+        return function(*arguments, None)[0]
+    kept: Kept | None = None
+
+    def run(*arguments: *Arguments) -> Result:
+        nonlocal kept
+        result, found = function(*arguments, kept)
+        kept = found if kept is None else kept
+        return result
+
+    return checkpoint(run, *arguments, use_reentrant=False, preserve_rng_state=False)

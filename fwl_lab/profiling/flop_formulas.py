@@ -18,13 +18,13 @@ The README of `fast_weights` writes the formulas out.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from fwl_lab.fast_weights.scan import LONGEST
+from fwl_lab.fast_weights.scan import LONGEST_SPAN
 from fwl_lab.models.anatomy import attention_width, body_matrix_size
 from fwl_lab.models.language_model import LanguageModel
 from fwl_lab.models.tuned_rule import SEGMENT
 from fwl_lab.ops.cross_entropy import LOGITS_AT_ONCE
 from fwl_lab.ops.linear_attention import CHUNK
-from fwl_lab.ops.recompute import FEWEST
+from fwl_lab.ops.recompute import FEWEST_STEPS
 from fwl_lab.trace import schema
 
 # Names of what is measured: ways of reading, and training steps.
@@ -159,14 +159,14 @@ def _block_and_head(model: LanguageModel, what: str, tokens: int) -> int:
         raise ValueError(f"the model has no fast-weight block, which {what!r} needs; see attach_fast_weights.")
     hidden, width = model.block.W1.shape
     inner = min(model.block.rule.inner_batch or tokens, tokens)
-    if inner > min(LONGEST, CHUNK + 2 * hidden * width / (hidden + width)):
+    if inner > min(LONGEST_SPAN, CHUNK + 2 * hidden * width / (hidden + width)):
         raise ValueError(f"inner batches of {inner} tokens are computed in pieces, which the formula leaves out.")
     lengths = [min(inner, tokens - start) for start in range(0, tokens, inner)]
     products = work.unembedding
     if work.streamed is not None and tokens * model.vocab_size > LOGITS_AT_ONCE:
         products = work.streamed
     total = products * head * tokens
-    for part in [work, _FORWARD] if work.again and len(lengths) >= FEWEST else [work]:
+    for part in [work, _FORWARD] if work.again and len(lengths) >= FEWEST_STEPS else [work]:
         total += part.dense * hidden * width * tokens
         total += sum(length**2 for length in lengths) * (part.narrow * width + part.wide * hidden)
     return total - work.carried * hidden * width * lengths[-1]

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from fwl_lab.fast_weights import FastWeightBlock, UpdateRule, scan
 from fwl_lab.fast_weights import reference as oracle
+from fwl_lab.ops import cross_entropy
 from fwl_lab.ops import linear_attention as attention
 from fwl_lab.ops import recompute as checkpoints
 from fwl_lab.ops.norms import RMSNorm
@@ -200,14 +202,60 @@ def test_recomputing_changes_no_number(inner_batch, lengths, monkeypatch):
     hidden.requires_grad_(True)
     parameters = [hidden, *(p.requires_grad_(True) for p in block.parameters()), block.unembedding.weight]
     monkeypatch.setattr(attention, "CHUNK", 3)
-    monkeypatch.setattr(scan, "LONGEST", 16)
+    monkeypatch.setattr(scan, "LONGEST_SPAN", 16)
     results = []
     for fewest in (4, 1000):
-        monkeypatch.setattr(checkpoints, "FEWEST", fewest)
+        monkeypatch.setattr(checkpoints, "FEWEST_STEPS", fewest)
         nll = block(hidden, labels, weights).nll
         results.append((nll, *torch.autograd.grad(nll.sum(), parameters)))
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+
+
+def test_observers_are_told_each_retention_once_in_training_too():
+    """The checkpoint's repetition told them again."""
+    block = make_block("attached-layer", UpdateRule(inner_batch=4, decay=0.1))
+    hidden, labels, weights = make_documents((40,))
+    kept: list[Tensor] = []
+
+    class Keep(Observer):
+        def retained(self, keep: Tensor) -> None:
+            kept.append(keep)
+
+    block(hidden, labels, weights, observer=Keep()).nll.sum().backward()
+    assert len(kept) == 10 and all(torch.allclose(keep, torch.tensor([0.9], dtype=torch.float64)) for keep in kept)
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_recomputing_uses_the_weights_of_its_call(learns):
+    """Of a functional call, which is over when gradients are taken: those came from the block's own weights."""
+    rule = UpdateRule(inner_batch=4, decay=0.05)
+    block, other = make_block("attached-layer", rule), make_block("attached-layer", rule, seed=2)
+    hidden, labels, _ = make_documents((40,))
+    arguments = (hidden, labels if learns else None)
+    weights: dict[str, Tensor] = dict(other.named_parameters())
+    # The norm and the unembedding are the model's: used by a block, not owned.
+    block.__dict__["input_norm"], block.__dict__["unembedding"] = other.input_norm, other.unembedding
+    found = [functional_call(block, weights, arguments).hidden, other(*arguments).hidden]
+    gradients = [torch.autograd.grad(x.square().sum(), list(other.parameters()), allow_unused=True) for x in found]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def test_a_repeated_group_makes_no_product_with_the_unembedding(monkeypatch):
+    """The passes over the vocabulary for δ are as many in groups that are computed again as in one graph."""
+    block = make_block("attached-rms", UpdateRule(inner_batch=5))
+    hidden, labels, weights = make_documents((40,))
+    passes: list[Tensor] = []
+    forward = cross_entropy._forward
+
+    def counted(hidden: Tensor, *rest: Tensor) -> cross_entropy.TokenLosses:
+        passes.append(hidden)
+        return forward(hidden, *rest)
+
+    monkeypatch.setattr(cross_entropy, "_forward", counted)
+    block(hidden, labels, weights).nll.sum().backward()
+    assert len(passes) == 8
 
 
 def test_a_graph_grows_with_the_root_of_the_inner_batches():

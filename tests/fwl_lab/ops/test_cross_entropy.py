@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fwl_lab.ops import cross_entropy
-from fwl_lab.ops.cross_entropy import Gathered, linear_cross_entropy, token_nll
+from fwl_lab.ops.cross_entropy import Gathered, linear_cross_entropy, token_losses, token_nll
 
 TOKENS, WIDTH, VOCABULARY = 4, 3, 11
 
@@ -15,7 +15,7 @@ TOKENS, WIDTH, VOCABULARY = 4, 3, 11
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four tiles of unequal width in place of one."""
     monkeypatch.setattr(cross_entropy, "TILE", 12)
-    monkeypatch.setattr(cross_entropy, "NARROWEST", 3)
+    monkeypatch.setattr(cross_entropy, "NARROWEST_TILE", 3)
 
 
 def make(dtype: torch.dtype = torch.float64, *, vocabulary: int = VOCABULARY) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -125,12 +125,20 @@ def test_gathered_gradients_equal_those_that_autograd_adds() -> None:
             torch.testing.assert_close(mine, other, rtol=0, atol=1e-12)  # worst seen: 2e-15
 
 
-def test_what_is_known_is_not_computed_again() -> None:
+def test_losses_that_are_given_are_not_computed_again() -> None:
     hidden, weight, bias, labels = make()
-    known: list[Tensor] = []
-    first = linear_cross_entropy(hidden, weight, bias, labels, known=known)
-    again = linear_cross_entropy(hidden, weight.detach() * torch.nan, bias, labels, known=known)
+    weights = torch.tensor([1.0, 0.0, 0.5, 2.0], dtype=torch.float64)
+    first = linear_cross_entropy(hidden, weight, bias, labels, weights)
+    losses = token_losses(hidden, weight, bias, labels, weights)
+    assert not any(x.requires_grad for x in losses)
+    again = linear_cross_entropy(hidden, weight.detach() * torch.nan, bias, labels, weights, losses=losses)
     for mine, other in zip(again, first, strict=True):
+        assert torch.equal(mine, other)
+    again = linear_cross_entropy(hidden, weight, bias, labels, weights, losses=losses)
+    leaves, mix = (hidden, weight, bias), torch.linspace(-1, 1, TOKENS * WIDTH, dtype=torch.float64).view(TOKENS, WIDTH)
+    for mine, other in zip(
+        *(torch.autograd.grad((nll.sum() + (d * mix).sum()), leaves) for nll, d in (again, first)), strict=True
+    ):
         assert torch.equal(mine, other)
 
 
