@@ -1,4 +1,8 @@
-"""Fast Weight Layers: the block, its rule, its oracle. The README of this folder derives the mathematics."""
+"""Fast Weight Layers: the block, its rule and its reference implementation.
+
+Works on hidden states and labels; knows no tokenizer, model or reader, and imports `ops` only. The README of this
+folder derives the mathematics.
+"""
 
 from fwl_lab.fast_weights.block import FastWeightBlock
 from fwl_lab.fast_weights.state import BlockOutput, FastWeightState

@@ -1,6 +1,6 @@
-"""The oracle: fast weights by explicit gradient descent, prefix by prefix, slow and obvious; published parameters.
+"""Reference implementation: fast weights by explicit gradient descent, prefix by prefix; published parameters.
 
-Nothing here is shared with the block but its parameters: gradients come from autograd, one token at a time.
+Slow and obvious. It shares only parameters with the block: gradients come from autograd, one token at a time.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from fwl_lab.fast_weights.update_rule import UpdateRule
 
 
 def token_loss(block: FastWeightBlock, theta: Mapping[str, Tensor], x: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    """ℓ(θ) of one token, written out: NLL (), nats, and the output (S,), for hidden state x (D,) and label ()."""
+    """Compute NLL (), nats, and output (S,) of one token at θ, for hidden state x (D,) and label ()."""
     key = x if block.input_norm is None else block.input_norm(x)
     z1 = theta["W1"] @ key + theta["b1"]
     z2 = theta["W2"] @ z1.relu() ** 2 + theta["b2"] + (x if block.attached else 0)
@@ -32,7 +32,7 @@ def token_loss(block: FastWeightBlock, theta: Mapping[str, Tensor], x: Tensor, l
 def read(
     block: FastWeightBlock, hidden: Tensor, labels: Tensor, weights: Tensor | None = None
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Read documents by the definition; differentiable, the inner gradients too.
+    """Read documents by the definition; differentiable, through the inner gradients too.
 
     θ_t = θ_c − Σ_{i=c}^{t−1} η ⊙ w_i ∇ℓ_i(θ_c), and θ_c again in each inner batch.
 
@@ -82,7 +82,7 @@ def _read_row(
 
 
 def _kept(block: FastWeightBlock, slow: dict[str, Tensor], delta: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What decay and cap leave of Δθ."""
+    """Return what decay and cap leave of Δθ."""
     delta = {n: (1 - block.decay()) * value for n, value in delta.items()}
     if block.rule.cap is None:
         return delta
@@ -94,7 +94,7 @@ def _kept(block: FastWeightBlock, slow: dict[str, Tensor], delta: dict[str, Tens
 def _gradients(
     block: FastWeightBlock, slow: dict[str, Tensor], at: dict[str, Tensor], x: Tensor, label: Tensor
 ) -> tuple[Tensor, ...]:
-    """∇ℓ at the fast parameters `at`; part of the caller's graph where there is one."""
+    """Return ∇ℓ at the fast parameters `at`; part of the caller's graph where there is one."""
     outer = torch.is_grad_enabled()
     with torch.enable_grad():
         if not outer:
@@ -106,7 +106,7 @@ def _gradients(
 def load_published_parameters(
     arrays: Mapping[str, np.ndarray], flavour: Literal["jax", "tf"] = "jax"
 ) -> FastWeightBlock:
-    """A float64 block with the parameters of a published implementation and its rule.
+    """Make a float64 block with the parameters of a published implementation and its rule.
 
     Parameters
     ----------

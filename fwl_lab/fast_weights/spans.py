@@ -1,4 +1,4 @@
-"""Which tokens are computed together: pieces of a call that cross no inner batch's start, row by row.
+"""Cut a call into pieces that cross no inner batch's start in any row of the batch.
 
 Rows of a batch may stand at unlike places of their inner batches (documents of unlike length, ragged calls). A
 :class:`Span` is one piece for the rows that still have tokens: a slice where they agree, an index where they do not.
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Span(NamedTuple):
-    """One piece of a call: up to L tokens of each row that takes part.
+    """One piece of a call: up to L tokens of each of b rows.
 
     Attributes
     ----------
@@ -30,7 +30,7 @@ class Span(NamedTuple):
     real: Tensor | None
 
     def take(self, x: Tensor) -> Tensor:
-        """(B, T, ...) -> (b, L, ...)."""
+        """Select the span's places from a tensor (B, T, ...): (b, L, ...)."""
         x = x if self.rows is None else x[self.rows]
         if isinstance(self.places, slice):
             return x[:, self.places]
@@ -39,7 +39,7 @@ class Span(NamedTuple):
 
 
 def join(pieces: list[tuple[Span, Tensor]], like: Tensor) -> Tensor:
-    """The inverse of `take` for all pieces (b, L, n) of a call together, (B, T, n); 0 where there is none."""
+    """Put all pieces (b, L, n) of a call back in their places, (B, T, n); undoes `Span.take`. 0 where there is none."""
     rows, length = like.shape[:2]
     whole = all(span.rows is None and span.real is None for span, _ in pieces)
     if whole and sum(piece.shape[1] for _, piece in pieces) == length:
@@ -61,12 +61,12 @@ def join(pieces: list[tuple[Span, Tensor]], like: Tensor) -> Tensor:
 
 
 def spans(counted: Tensor, seen: Tensor, inner_batch: int | None, longest: int) -> Iterator[Span]:
-    """Cut a call into spans.
+    """Yield the spans of a call, in order; none where nothing is counted.
 
     Parameters
     ----------
     counted : (B, T) bool
-        Tokens that are learned from, and so move a row on in its inner batch.
+        Tokens that are learned from; each is one step of its row's inner batch.
     seen : (B,) long
         Tokens each row learned from before the call.
     inner_batch : int or None
@@ -79,7 +79,7 @@ def spans(counted: Tensor, seen: Tensor, inner_batch: int | None, longest: int) 
     last = (counted * torch.arange(1, length + 1, device=counted.device)).amax(1)
     if not bool(last.any()):
         return
-    # That padding may go anywhere: it follows the positions, so that rows of unlike length stay aligned.
+    # That padding may lie in any span: it advances as positions do, so that rows of unlike length stay aligned.
     moving = counted | (torch.arange(length, device=counted.device) >= last[:, None])
     start = torch.where(last > 0, seen, seen[last > 0][:1])
     place = start[:, None] + moving.long().cumsum(1) - moving.long()  # (B, T), tokens before each

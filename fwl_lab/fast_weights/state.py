@@ -1,4 +1,4 @@
-"""What a document has made of a block, and what a block makes of a document's tokens.
+"""Fast weights that a block carries from call to call, and the result of a call.
 
 B rows, T tokens, S width of the output.
 """
@@ -14,7 +14,7 @@ from fwl_lab.ops.state import map_state
 
 
 class FastWeightState(NamedTuple):
-    """What a document has made of the fast parameters, one row a document.
+    """Fast weights of documents under way, one row a document.
 
     Attributes
     ----------
@@ -31,25 +31,28 @@ class FastWeightState(NamedTuple):
     seen: Tensor
 
     def fast_weights(self) -> dict[str, Tensor]:
-        """Δθ now, per fast parameter, (B, ...)."""
+        """Return Δθ now, per fast parameter, (B, ...)."""
         return {name: self.delta[name] + self.pending[name] for name in self.delta}
 
     def reset_rows(self, fresh: Tensor) -> "FastWeightState":
-        """The state with the rows where `fresh` (B,) is True back at θ₀."""
+        """Return the state with the rows where `fresh` (B,) is True back at θ₀."""
         return map_state(lambda x: x.masked_fill(fresh.view(-1, *[1] * (x.ndim - 1)), 0), self)
 
 
 @dataclasses.dataclass(frozen=True)
 class BlockOutput:
-    """What a block makes of T tokens.
+    """Result of a block's call with T tokens.
 
     Attributes
     ----------
     nll : (B, T) nats, or None without labels
-        Of each label, given the fast weights made of the tokens before it; 0 where the weight is 0.
+        Of each label, given the fast weights after the tokens before it; 0 where the weight is 0.
     hidden : (B, T, S)
         Adapted output; `block.logits(hidden)` is (B, T, V).
     state : FastWeightState
+        After the last token.
+    slow : callable
+        Computes output and NLL at θ₀.
     """
 
     nll: Tensor | None
@@ -59,10 +62,10 @@ class BlockOutput:
 
     @cached_property
     def slow_hidden(self) -> Tensor:
-        """The output at θ₀, (B, T, S); computed when asked for."""
+        """Output at θ₀, (B, T, S); computed when asked for."""
         return self.slow()[0]
 
     @cached_property
     def slow_nll(self) -> Tensor | None:
-        """The NLL at θ₀, (B, T) nats, 0 where the weight is 0; computed when asked for."""
+        """NLL at θ₀, (B, T) nats, 0 where the weight is 0, or None without labels; computed when asked for."""
         return self.slow()[1]

@@ -1,4 +1,4 @@
-"""How fast weights are updated: which parameters, which step size drives which, how often gradients are taken anew."""
+"""Update rule of fast weights: which parameters learn, which step size drives each, how often gradients are taken."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ PARAMETERS = ("W1", "b1", "W2", "b2", "g", "b")  # of the block, in the order of
 
 @dataclasses.dataclass(frozen=True)
 class UpdateRule:
-    """θ_t = θ_c − Σ_{i=c}^{t−1} η ⊙ w_i ∇ℓ_i(θ_c), c the start of the inner batch that holds t.
+    """Update rule θ_t = θ_c − Σ_{i=c}^{t−1} η ⊙ w_i ∇ℓ_i(θ_c), c the start of the inner batch that holds t.
 
     Attributes
     ----------
@@ -20,14 +20,14 @@ class UpdateRule:
     steps : tuple of tuples of str
         The i-th learned step size drives these parameters; a parameter in none of them stays slow.
     initial_step : float
-        What the step sizes of a new block are. 0: a new block adapts nothing until it is trained.
+        Step sizes of a new block. 0: it adapts nothing until it is trained.
     decay : float
         Part of Δθ forgotten at each re-linearisation, in [0, 1). (With M = None there is none.)
     learn_decay : bool
-        Whether the decay is trained too, from `decay` on, which is then more than 0.
+        Whether the decay is trained too; it starts at `decay`, which is then more than 0.
     schedule : (float, float) or None
         n₀ and α: the gradient of token t is multiplied by (1 + t/n₀)^−α, t counting the tokens that were learned from
-        since the document's start (where fast weights are carried on: since that of the document under way).
+        since the start of the document under way, also where fast weights are carried on from another.
     cap : float or None
         At each re-linearisation Δθ is shrunk to at most this times the norm of θ₀, both over all fast parameters.
     normaliser : {"none", "batch"}
@@ -73,16 +73,19 @@ class UpdateRule:
 
     @classmethod
     def published_jax(cls) -> "UpdateRule":
-        """The published JAX code: one step size a layer (the activation's is unused), dense biases stay slow."""
+        """Return the rule of the published JAX code.
+
+        One step size a layer (that of the activation is unused); the dense layers' biases stay slow.
+        """
         return cls(inner_batch=None, steps=(("W1",), (), ("W2",), ("g", "b")), normaliser="batch")
 
     @classmethod
     def published_tf(cls) -> "UpdateRule":
-        """The published TensorFlow code: all six parameters are fast, each with its own step size."""
+        """Return the rule of the published TensorFlow code: all parameters are fast, each with its own step size."""
         return cls(inner_batch=None, normaliser="batch")
 
     def step_of(self, parameter: str) -> int | None:
-        """Index of the step size that drives a parameter, or None where it stays slow."""
+        """Return the index of the step size that drives a parameter, or None where it stays slow."""
         return next((i for i, group in enumerate(self.steps) if parameter in group), None)
 
 

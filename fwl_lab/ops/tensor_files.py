@@ -22,7 +22,7 @@ def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, st
 def read_tensors(
     path: str | Path, device: str | torch.device = "cpu", *, header_only: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file. Raises ValueError where it is damaged or no such file."""
+    """Return tensors and metadata of a safetensors file. Raises ValueError where it is damaged or of another format."""
     try:
         with safe_open(path, "pt", device=str(device)) as file:
             names = [] if header_only else list(file.keys())
@@ -34,7 +34,7 @@ def read_tensors(
 
 
 def check_finite(tensors: dict[str, Tensor], source: str) -> None:
-    """Raise ValueError where a weight is NaN or infinite, saying which."""
+    """Raise ValueError where a weight is NaN or infinite, naming the tensor."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             count = int((~tensor.isfinite()).sum())
