@@ -77,11 +77,11 @@ def adapt(model: LanguageModel, parameters: str) -> tuple[LanguageModel, dict[st
 def _choose(model: LanguageModel, kind: str, number: int) -> Iterator[Tensor]:
     """Yield the parameters of a choice without its number; `number` is the k of "last:k"."""
     if kind == "mlp":
-        for layer in _layers(model):
+        for layer in model.layers:
             if isinstance(mlp := getattr(layer, "mlp", None), nn.Module):
                 yield from mlp.parameters()
     elif kind == "last":
-        layers = _layers(model)
+        layers = model.layers
         if number > len(layers):
             raise ValueError(f"parameters is 'last:{number}', but the model has {len(layers)} layers; expected fewer.")
         yield from layers[-number:].parameters()
@@ -99,12 +99,6 @@ def _choose(model: LanguageModel, kind: str, number: int) -> Iterator[Tensor]:
         embeddings = [m for m in model.network.modules() if isinstance(m, nn.Embedding)] + [model.unembedding]
         left_out = {id(p) for m in embeddings for p in m.parameters()} if kind == "no-embeddings" else set()
         yield from (p for p in model.parameters() if id(p) not in left_out)
-
-
-def _layers(model: LanguageModel) -> nn.ModuleList:
-    """Return the layers of the body, first to last."""
-    lists = [child for child in model.network.base_model.children() if isinstance(child, nn.ModuleList)]
-    return max(lists, key=len)
 
 
 def shared_parts(model: LanguageModel) -> list[object]:
@@ -127,7 +121,7 @@ def add_lora(model: LanguageModel, rank: int) -> LanguageModel:
     from peft import LoraConfig, inject_adapter_in_model
 
     model = share(model)
-    inside = {id(m) for m in _layers(model).modules() if isinstance(m, nn.Linear | Conv1D)}
+    inside = {id(m) for m in model.layers.modules() if isinstance(m, nn.Linear | Conv1D)}
     dense = {name: m for name, m in model.network.named_modules() if id(m) in inside}
     config = LoraConfig(
         r=rank,
