@@ -18,7 +18,7 @@ from fwl_lab.trace.schema import BASE, DYNAMIC_EVALUATION, FWL, NEURAL_CACHE, ST
 
 FONT: Final = "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 INK: Final = "#767676"  # contrast 4.5 on white, 4.6 on black
-GRID: Final = "rgba(128, 128, 128, 0.18)"
+GRID_INK: Final = "rgba(128, 128, 128, 0.18)"
 ZERO: Final = "rgba(128, 128, 128, 0.75)"
 MAGNITUDE: Final = "cividis"
 #: What a picture is about, and what it is compared with, where these are no readers.
@@ -152,7 +152,7 @@ def translucent(colour: str, alpha: float) -> str:
 
 def _template() -> go.layout.Template:
     axis = {
-        "gridcolor": GRID,
+        "gridcolor": GRID_INK,
         "zeroline": False,
         "showline": False,
         "ticks": "",
@@ -178,7 +178,7 @@ def _template() -> go.layout.Template:
                 "font": {"family": FONT, "size": 13, "color": "#f2f4f7"},
                 "namelength": -1,
             },
-            "modebar": {"bgcolor": "rgba(0, 0, 0, 0)", "color": GRID, "activecolor": INK},
+            "modebar": {"bgcolor": "rgba(0, 0, 0, 0)", "color": GRID_INK, "activecolor": INK},
             "legend": {
                 "orientation": "h",
                 "x": 0,

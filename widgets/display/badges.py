@@ -7,7 +7,7 @@ import xarray as xr
 from fwl_lab.audit.certificate import FAILED, HEADINGS, NOT_CHECKED, Certificate, certificates
 from fwl_lab.trace.lookup import reader_names
 from widgets import theme
-from widgets.display.document import BETTER, GROUND, INK, MUTED, WORSE, visible
+from widgets.display.document import BETTER, GROUND, MUTED, TEXT_INK, WORSE, visible
 
 FAILURES_NAMED: Final = 3  # in a badge; the rest are counted
 
@@ -48,7 +48,7 @@ def badge_html(trace: xr.Dataset) -> str:
     """
     found = certificates(trace)
     badges = "".join(_badge(name, found.get(name)) for name in reader_names(trace))
-    colours = {"ink": INK, "ground": GROUND, "muted": MUTED, "better": BETTER, "worse": WORSE}
+    colours = {"ink": TEXT_INK, "ground": GROUND, "muted": MUTED, "better": BETTER, "worse": WORSE}
     style = _STYLE % {"font": theme.FONT, **{name: ", ".join(pair) for name, pair in colours.items()}}
     return f'<section class="fwl-badges" aria-label="Certificates"><style>{style}</style>{badges}</section>'
 

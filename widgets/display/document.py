@@ -24,7 +24,7 @@ from widgets import theme
 COLOUR_STEPS: Final = 10
 #: Ground, ink, and the ends of the diverging scale, for (light, dark). Ink reads at 4.5:1 or more on all of it.
 GROUND: Final = ("#ffffff", "#14171c")
-INK: Final = ("#1b1f24", "#eceff4")
+TEXT_INK: Final = ("#1b1f24", "#eceff4")
 BETTER: Final = ("#5aa9e8", "#1c65b0")
 WORSE: Final = ("#f5a04e", "#9c530c")
 MUTED: Final = ("#5b6470", "#9aa3b0")
@@ -255,12 +255,12 @@ def _tokens(texts: list[str], nll: np.ndarray, gain: np.ndarray, limit: float, s
 
 def _ground(step: int) -> str:
     """Return attributes that colour an element; notebooks that are not trusted drop stylesheets, hence the style."""
-    style = f' style="background-color:{colour(step, 0)};color:{INK[0]}"' if step else ""
+    style = f' style="background-color:{colour(step, 0)};color:{TEXT_INK[0]}"' if step else ""
     return f'class="{_class(step)}"{style}'
 
 
 def _css(identity: str, readers: list[str]) -> str:
-    pairs = {"ground": GROUND, "ink": INK, "muted": MUTED}
+    pairs = {"ground": GROUND, "ink": TEXT_INK, "muted": MUTED}
     style = _STYLE % {"font": theme.FONT, **{name: ", ".join(pair) for name, pair in pairs.items()}}
     grounds = "".join(
         f".fwl-doc .{_class(step)} {{ background: light-dark({colour(step, 0)}, {colour(step, 1)}) !important; "

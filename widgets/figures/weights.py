@@ -22,8 +22,8 @@ from widgets import theme
 from widgets.figures.drawing import PER_TOKEN, READ_TITLE, chosen_baseline, name_of, themed, thin
 
 PICTURE_CELLS: Final = 256  # at most, along either side of a picture of a matrix
-NOTHING: Final = "#fbfbfa"  # middle of the diverging scale
-DIVERGING: Final = ((0.0, "#8a4b00"), (0.25, "#f0a040"), (0.5, NOTHING), (0.75, "#4aa3df"), (1.0, "#0b4f86"))
+ZERO_COLOUR: Final = "#fbfbfa"  # middle of the diverging scale
+DIVERGING: Final = ((0.0, "#8a4b00"), (0.25, "#f0a040"), (0.5, ZERO_COLOUR), (0.75, "#4aa3df"), (1.0, "#0b4f86"))
 
 
 def pooled(matrix: np.ndarray, most: int = PICTURE_CELLS) -> np.ndarray:

@@ -11,9 +11,10 @@ import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
+from widgets.core.view import WIDGET as WIDGET
+
 #: Parameters whose values stay text whatever they spell: a folder may be called 7.
 TEXT_PARAMETERS: Final = frozenset({"control", "document", "model", "path"})
-WIDGET: Final = "application/vnd.jupyter.widget-view+json"
 _PROGRESS: Final = re.compile(r"\d+%\|.*\||\d+(\.\d+)?(it|tok|token|cell)s?/s")
 
 

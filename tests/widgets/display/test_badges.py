@@ -13,7 +13,7 @@ from fwl_lab.trace.arrays import text_array
 from tests.widgets.display.test_document_view import HOSTILE
 from tests.widgets.figures.test_figures import contrast
 from widgets.display.badges import badge_html, badge_text
-from widgets.display.document import BETTER, GROUND, INK, MUTED, WORSE
+from widgets.display.document import BETTER, GROUND, MUTED, TEXT_INK, WORSE
 
 GOOD = Check("causality", True, 0.0, 0.0, "nat", "all places")
 BAD = Check("padding", False, 0.5, 5e-5, "nat", "token 7 has another score")
@@ -96,7 +96,7 @@ def test_a_trace_without_certificates_says_so() -> None:
 @pytest.mark.parametrize("scheme", [0, 1])
 def test_badges_can_be_read(scheme: int) -> None:
     for ground in (BETTER, WORSE, GROUND):
-        assert contrast(INK[scheme], ground[scheme]) >= 4.5
+        assert contrast(TEXT_INK[scheme], ground[scheme]) >= 4.5
     assert contrast(MUTED[scheme], GROUND[scheme]) >= 4.5
 
 

@@ -132,7 +132,7 @@ def test_blue_is_better_and_orange_is_worse():
 @pytest.mark.parametrize("scheme", [0, 1])
 def test_text_reads_on_every_colour(scheme):
     ratios = [
-        contrast(document_view.INK[scheme], document_view.colour(s, scheme))
+        contrast(document_view.TEXT_INK[scheme], document_view.colour(s, scheme))
         for s in range(-COLOUR_STEPS, COLOUR_STEPS + 1)
     ]
     assert min(ratios) >= 4.5

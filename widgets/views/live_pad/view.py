@@ -26,7 +26,7 @@ INNER_BATCHES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, None)
 SEGMENTS: Final = (8, 16, 32, 64, 128, 256)
 LARGEST_STEP: Final = 4.0
 #: Likeliest next tokens that are shown.
-TOP: Final = 10
+NEXT_TOKENS: Final = 10
 #: Seconds between two reports of progress to the page.
 _PACE: Final = 0.1
 #: Stands for "all of the document" where inner batches are sorted by size.
@@ -220,7 +220,7 @@ class LivePad(View):
             try:
                 if not reading.read(ids, advance):
                     return
-                log_probs, best = reading.next(TOP)
+                log_probs, best = reading.next(NEXT_TOKENS)
             except FloatingPointError as error:
                 shown["readers"][name] = {"error": str(error)}
                 self._readers.drop(name)

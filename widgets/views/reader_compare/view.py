@@ -18,7 +18,7 @@ from widgets.core.view import View
 from widgets.core.wire import Answer
 from widgets.display.badges import badge_text
 from widgets.display.comparisons import breakdown_record
-from widgets.display.document import GROUND, INK, MUTED, picture, quoted, visible
+from widgets.display.document import GROUND, MUTED, TEXT_INK, picture, quoted, visible
 from widgets.display.numbers import signed
 from widgets.views.reader_compare import runs as compared_runs
 
@@ -205,7 +205,7 @@ def still_picture(head: Mapping[str, Any], scores: xr.Dataset, baseline: str) ->
             f"{visible(reader['label'])}</th><td>{mean}</td><td>{gain}</td>"
             f"<td>{visible(head['badges'][name]['text'])}</td></tr>"
         )
-    pairs = {"ground": GROUND, "ink": INK, "muted": MUTED}
+    pairs = {"ground": GROUND, "ink": TEXT_INK, "muted": MUTED}
     look = _STYLE % {"font": theme.FONT, **{name: ", ".join(pair) for name, pair in pairs.items()}}
     over = f"over {visible(head['readers'][baseline]['label'])}"
     drawing = (
