@@ -8,7 +8,7 @@ from bs4 import BeautifulSoup, Tag
 
 from fwl_lab import Certificate, Check, add_certificates
 from fwl_lab.testing.traces import make_trace
-from fwl_lab.trace import schema as schema
+from fwl_lab.trace import schema
 from fwl_lab.trace.arrays import text_array
 from tests.widgets.display.test_document_view import HOSTILE
 from tests.widgets.figures.test_figures import contrast

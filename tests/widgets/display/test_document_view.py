@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fwl_lab import analysis
 from fwl_lab.testing.traces import make_trace
-from fwl_lab.trace import schema as schema
+from fwl_lab.trace import schema
 from fwl_lab.trace.arrays import text_array
 from tests.widgets.figures.test_figures import contrast
 from widgets.display import document as document_view

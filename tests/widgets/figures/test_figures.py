@@ -9,7 +9,7 @@ import pytest
 
 from fwl_lab import analysis
 from fwl_lab.testing.traces import make_trace
-from fwl_lab.trace import schema as schema
+from fwl_lab.trace import schema
 from fwl_lab.trace.arrays import text_array
 from widgets import figures, theme
 from widgets.display import tables

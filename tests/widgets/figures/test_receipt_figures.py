@@ -7,7 +7,7 @@ import xarray as xr
 from fwl_lab import analysis, receipt_summary
 from fwl_lab.attribution.summary import HELD, KINDS, REPLAY, SHARE, SOURCE, SOURCE_KIND
 from fwl_lab.testing.traces import make_trace
-from fwl_lab.trace import schema as schema
+from fwl_lab.trace import schema
 from fwl_lab.trace.arrays import text_array
 from widgets.figures.receipts import (
     KIND_COLOURS,

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 from fwl_lab.testing.traces import make_trace
-from fwl_lab.trace import schema as schema
+from fwl_lab.trace import schema
 from fwl_lab.trace.store import open_trace, save_trace
 from widgets.core.packing import MISSING
 from widgets.core.selection import Selection

@@ -12,7 +12,7 @@ import traitlets
 
 import fwl_lab
 from fwl_lab.inference.incremental import EVERY, LiveReading
-from fwl_lab.trace import schema as schema
+from fwl_lab.trace import schema
 from tests.helpers.asking import asked
 from widgets.views.live_pad.view import LivePad
 

@@ -10,7 +10,7 @@ import pytest
 from fwl_lab import analysis
 from fwl_lab.audit.certificate import Certificate, Check, add_certificates
 from fwl_lab.testing.traces import make_trace
-from fwl_lab.trace import schema as schema
+from fwl_lab.trace import schema
 from tests.helpers.asking import asked
 from widgets.core.selection import Selection
 from widgets.views.reader_compare import runs as compared_runs

@@ -8,7 +8,7 @@ import pytest
 import fwl_lab
 from fwl_lab.attribution.summary import receipt_summary
 from fwl_lab.testing.traces import make_trace
-from fwl_lab.trace import schema as schema
+from fwl_lab.trace import schema
 from tests.helpers.asking import asked
 from widgets.views.receipts.view import Receipts, recorded_receipt
 

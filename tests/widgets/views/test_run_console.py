@@ -10,7 +10,7 @@ import pytest
 
 import fwl_lab
 from fwl_lab import Document, StaticReader, UpdateRule, attach_fast_weights, stdlib_corpus
-from fwl_lab.trace import schema as schema
+from fwl_lab.trace import schema
 from tests.helpers.asking import asked
 from tests.helpers.models import DOCUMENTS, TEXTS, fill_block, make_text_model
 from widgets import RunConsole
