@@ -10,7 +10,6 @@ import pytest
 from fwl_lab.analysis.fast_weights import fast_weight
 from fwl_lab.analysis.spectra import spectrum
 from fwl_lab.testing.traces import make_trace
-from fwl_lab.trace import schema
 from fwl_lab.trace.arrays import text_array
 from widgets.core.packing import pack
 from widgets.core.selection import Selection
