@@ -1,6 +1,7 @@
 """The packages' modules, by name, and their source."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 PACKAGES = ("fwl_lab", "widgets")
@@ -27,8 +28,13 @@ def inside(name: str, places: tuple[str, ...]) -> bool:
 
 
 def parse(path: Path) -> ast.Module:
-    """Return the syntax tree of a file."""
-    return ast.parse(path.read_text(encoding="utf-8"))
+    """Return the syntax tree of a file; it is shared, so nobody changes it."""
+    return _tree(path.read_text(encoding="utf-8"))
+
+
+@cache
+def _tree(text: str) -> ast.Module:
+    return ast.parse(text)
 
 
 def last_name(node: ast.AST) -> str:
