@@ -214,7 +214,7 @@ class DynamicEvaluationReader(Reader):
     def _call(
         self, leaves: dict[str, Tensor], ids: Tensor, context: Context, labels: Tensor | None
     ) -> tuple[Tensor, Context]:
-        """What the model says of tokens (B, T) with the weights (B, ...) of as many documents."""
+        """Call the model on tokens (B, T) with the weights (B, ...) of as many documents."""
         if len(ids) > 1:
             return self._together.read(leaves, self.fixed, ids, context, labels)
         own = self.fixed | {name: leaf.squeeze(0) for name, leaf in leaves.items()}

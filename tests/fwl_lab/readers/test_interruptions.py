@@ -62,7 +62,8 @@ def test_an_interrupted_call_leaves_the_reader_where_it_stood_or_says_that_it_is
         try:
             again = (reader.read(call).nll, reader.read(after).nll)
         except RuntimeError as error:
-            assert reader.in_place and "interrupted while it was changing its weights" in str(error)
+            if not reader.in_place or "interrupted while it was changing its weights" not in str(error):
+                raise
             broken += 1
             for ask in (reader.next_log_probs, reader.fork, reader.state_dict, lambda r=reader: r.reset(carry=True)):
                 with pytest.raises(RuntimeError, match="reset\\(\\) it, or go on from a fork or a saved state"):
