@@ -247,8 +247,8 @@ def _configuration(name: str, kind: str) -> dict[str, Any]:
         "step_scale": 1.0,
     }
     own: dict[str, dict[str, Any]] = {
-        schema.BASE: {"label": "static"},
-        schema.STATIC: {"label": "static"},
+        schema.BASE: {"label": schema.STATIC},
+        schema.STATIC: {"label": schema.STATIC},
         schema.DYNAMIC_EVALUATION: {"label": "dynamic evaluation", "segment": STEP, "lr": 0.05, "decay": 0.003},
         schema.FWL: {"label": "FWL", "every_token": True, "inner_batch": STEP},
     }
@@ -256,7 +256,7 @@ def _configuration(name: str, kind: str) -> dict[str, Any]:
 
 
 def certificates(kinds: Mapping[str, str], failing: bool) -> dict[str, Certificate]:
-    """Invent a certificate that passes, for readers of kind "fwl".
+    """Invent a certificate that passes, for readers of kind FWL.
 
     failing: readers of dynamic evaluation get one too, with a failed check, and static ones with a block one with a
     check that was not made.

@@ -37,8 +37,8 @@ def make_trace(
 ) -> xr.Dataset:
     """Make a valid trace of invented readers over invented documents; the same arguments give the same trace.
 
-    Tokens repeat within a document more than across documents, and repeats have a lower NLL. Readers of the kinds
-    "base" and "static" do not adapt; any other improves along a document, most on tokens that occurred there before.
+    Tokens repeat within a document more than across documents, and repeats have a lower NLL. Readers of a kind
+    in `synthetic.STILL` do not adapt; others improve along a document, most on tokens that occurred there before.
 
     Parameters
     ----------
@@ -47,19 +47,21 @@ def make_trace(
         Over all documents, which get different lengths; at least one each.
     documents : int
     readers : sequence of str, or mapping from str to str
-        Names of the readers, or the kind of each by name: "base", "static", "dynamic_evaluation" or "fwl". Of a
-        sequence each name is also the kind. Any other kind adapts every 64 tokens. Numbers depend on the kinds and
-        their order only, so a trace with other names is the same but for these.
+        Names of the readers, or the kind of each by name, one of `synthetic.KINDS`. Of a sequence each name is also the
+        kind. Any other kind adapts every 64 tokens. Numbers depend on the kinds and their order only, so a trace with
+        other names is the same but for these.
     vocab : int
         Number of different tokens.
     parameters : sequence of str
         Names of the fast parameters whose ``drift`` and ``update_norm`` are recorded; empty records none.
     recorded : bool
         Add what a recorder keeps, receipts and an audit: the most probable tokens at each place; the factors of the
-        first reader of kind "fwl", with norms and dense Δθ that agree with them (W1 (32, 16), W2 (16, 32), b1 (32,),
-        any other (16,)); receipts of 5 % of its tokens, against a "static" reader or else a "base"; its certificate.
+        first reader of kind FWL, with norms and dense Δθ that agree with them (W1 (32, 16), W2 (16, 32), b1 (32,), any
+        other (16,)); receipts of 5 % of its tokens, against a static reader, with a block if there is one; its
+        certificate.
     failing : bool
-        Add a certificate of "dynamic_evaluation", which failed, and one of "static" with a check that was not made.
+        Add certificates of dynamic evaluation, which failed, and of static readers with a block, with a check that was
+        not made.
 
     Raises
     ------

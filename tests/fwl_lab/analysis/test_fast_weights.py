@@ -27,7 +27,7 @@ def exact() -> xr.Dataset:
 
 
 def snapshots(exact: xr.Dataset, configuration: dict[str, Any]) -> xr.Dataset:
-    """The same trace with Δθ after each update in place of the factors, of a reader with another configuration."""
+    """Put Δθ after each update in place of the factors, of a reader with another configuration."""
     grid = exact[schema.UPDATE_TOKEN].values
     trace = exact.copy(deep=True)
     for parameter in ("W2", "b2"):

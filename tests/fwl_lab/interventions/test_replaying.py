@@ -9,6 +9,7 @@ import torch
 import xarray as xr
 
 from fwl_lab import (
+    FastWeightReader,
     LanguageModel,
     Reader,
     Recorder,
@@ -200,3 +201,38 @@ def test_the_reader_of_that_name_is_made_where_none_is_given(model: LanguageMode
     new = replay(model, old, Surgery(drop=[0]))
     found, plain = (new["nll"].sel(reader=name).values for name in ("fwl: 1 token dropped", "fwl"))
     assert found[0] == plain[0] and (found[1:] != plain[1:]).any()
+
+
+class Mine(FastWeightReader):
+    """A kind of reader that the library does not know."""
+
+
+@pytest.mark.parametrize("kind", ["surgery", "subclass", "segments"])
+def test_between_its_updates_a_snapshot_is_given_only_where_nothing_was_learned(
+    kind: str, model: LanguageModel
+) -> None:
+    """Regression: a reader under surgery, and any subclass, was given the Δθ of its last update at every token."""
+    made: dict[str, tuple[Reader, str, int]] = {
+        "surgery": (operate(READERS["fwl"](model), Surgery(drop=[3])), "W2", INNER_BATCH),
+        "subclass": (Mine(model), "W2", INNER_BATCH),
+        "segments": (
+            operate(READERS["sgd"](model), Surgery(drop=[2 * SEGMENT - 1])),
+            "network.model.layers.0.mlp.down_proj.weight",
+            SEGMENT,
+        ),
+    }
+    reader, parameter, every = made[kind]
+    recorder = Recorder(factors=False, snapshots_every=1, parameters=[parameter], top=0)
+    trace = score(model, DOCUMENTS[:1], {"a": reader}, recorder, progress=False, max_tokens=MAX_TOKENS)
+    ids = torch.from_numpy(trace["token_id"].values)
+    for token in (every, every + 2, 2 * every, 3 * every - 1):
+        reader.reset()
+        reader.read(ids[None, :token])
+        expected = reader.fast_weights()[parameter][0].numpy()
+        if token % every and kind != "segments":
+            with pytest.raises(ValueError, match=f"at token {token} was not kept; the nearest is at"):
+                fast_weight(trace, "a", parameter, token)
+        else:
+            found = fast_weight(trace, "a", parameter, token).values
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+            assert np.abs(found).max() > 1e-4
