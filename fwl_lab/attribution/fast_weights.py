@@ -26,7 +26,7 @@ from fwl_lab.readers.fast_weights import FastWeightReader
 from fwl_lab.trace import schema
 
 QUADRATURE = Quadrature(nodes=16, tolerance=1e-4, most=2048)
-STATE_EVERY = 512  # tokens between two stored states that a replay can start from, and tokens in a call
+STATE_EVERY = 512  # tokens in a call, and between two stored states from which a replay can start
 
 
 class BlockPaths:

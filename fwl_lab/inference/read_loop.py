@@ -12,7 +12,7 @@ from fwl_lab.inference.cost import cost_of_reading
 from fwl_lab.inference.plan import Plan
 from fwl_lab.inference.recorder import size_text
 from fwl_lab.inference.recording import Recording
-from fwl_lab.models.language_model import Encoding
+from fwl_lab.models.encoding import Encoding
 from fwl_lab.readers.base import Reader
 from fwl_lab.trace import schema
 from fwl_lab.trace.writer import TraceWriter

@@ -10,7 +10,8 @@ import xarray as xr
 
 from fwl_lab.corpora.documents import Document, corpus_hash
 from fwl_lab.inference.plan import Plan
-from fwl_lab.models.language_model import Encoding, LanguageModel
+from fwl_lab.models.encoding import Encoding
+from fwl_lab.models.language_model import LanguageModel
 from fwl_lab.readers.base import Reader
 from fwl_lab.trace import schema
 from fwl_lab.trace.arrays import Array, text_array

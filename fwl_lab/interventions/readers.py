@@ -212,6 +212,7 @@ class OperatedFastWeightReader(Operated, FastWeightReader):
     def _learn(
         self, state: FastWeightReaderState, inputs: Tensor, labels: Tensor, weights: Tensor, observer: Observer | None
     ) -> tuple[Tensor, FastWeightReaderState]:
+        """Score and learn; where directions are removed, stop at each complete update to edit Δθ and report it."""
         if not (self.kept and self.learning and self.step_scale != 0):
             return super()._learn(state, inputs, labels, weights, observer)
         # An update is complete only when it has been edited, so the block must not report it to observers.

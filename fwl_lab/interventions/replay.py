@@ -15,7 +15,8 @@ from fwl_lab.inference.recorder import Recorder
 from fwl_lab.inference.skeleton import attributes, make_skeleton, score_arrays, vocabulary_texts
 from fwl_lab.interventions.readers import operate_on_each
 from fwl_lab.interventions.surgery import Surgery
-from fwl_lab.models.language_model import Encoding, LanguageModel
+from fwl_lab.models.encoding import Encoding
+from fwl_lab.models.language_model import LanguageModel
 from fwl_lab.readers.base import Reader
 from fwl_lab.readers.rebuild import Given, reader_of
 from fwl_lab.trace import schema

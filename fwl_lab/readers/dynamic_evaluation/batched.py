@@ -38,7 +38,7 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
-        pass
+        """Save nothing: autograd records the operations inside :meth:`vmap`."""
 
     @staticmethod
     def vmap(info: Any, dims: tuple, *arguments: Any) -> tuple[Tensor, int]:
@@ -61,7 +61,7 @@ class _Dense(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
-        pass
+        """Save nothing: autograd records the operations inside :meth:`vmap`."""
 
     @staticmethod
     def vmap(info: Any, dims: tuple, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, int]:
@@ -208,6 +208,7 @@ class Together:
         """
 
         def body(ids: Tensor, positions: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
+            """Read tokens as `read_body` asks for, all documents at once, and extend the cache."""
             layers: list[Any] = cache.layers
             past = [(layer.keys, layer.values) for layer in layers]
             embedded = None
@@ -228,6 +229,7 @@ class Together:
         def one_body(
             own: Weights, embedded: Tensor | None, ids: Tensor, positions: Tensor, mask: Tensor, past: list
         ) -> tuple[Tensor, list]:
+            """Read one document's tokens under vmap; returns the residual states (T, D), and keys and values."""
             self.embedded[:] = [] if embedded is None else [embedded[None]]
             cache = DynamicCache()
             for index, (keys, values) in enumerate(past):
