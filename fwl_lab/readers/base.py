@@ -43,6 +43,7 @@ class Reader(Description, ABC):
     """
 
     in_place: ClassVar[bool] = False
+    _now: Standing
 
     def __init__(self, model: LanguageModel, *, step_scale: float = 1.0) -> None:
         require_model(model)
@@ -50,7 +51,6 @@ class Reader(Description, ABC):
         self.step_scale = finite_number(step_scale, "step_scale")
         self.learning = True  # False in a reader made by `without_learning`
         self._observers: list[Observer] = []
-        self._now: Standing
         self.reset()
 
     # -- what a kind of reader defines ----------------------------------------------------------------------------

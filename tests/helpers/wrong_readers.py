@@ -176,9 +176,9 @@ class SavesTooLittle(FastWeightReader):
     """Leaves what it has learned out of its state."""
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        learned = self.state.block
+        learned = self._now.state.block
         super().load_state_dict(tensors)
-        self.state = self.state._replace(block=learned)
+        self._now = self._now._replace(state=self._now.state._replace(block=learned))
 
 
 class Boasts(StaticReader):

@@ -15,6 +15,7 @@ Sources: Krause, Kahembwe, Murray and Renals, "Dynamic Evaluation of Neural Sequ
 Evaluation of Transformer Language Models" (2019), and the code published with them, which decides where they differ.
 """
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
@@ -24,9 +25,12 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
+from fwl_lab.models.language_model import LanguageModel
 from fwl_lab.models.tuned_rule import GPT2, SGD, GradientStatistics, TunedRule, check_hyperparameter
 
 Variant = Literal["2018", "2019", "gpt2"]
+UNTUNED = TunedRule(SGD, lr=1e-3)  # cautious gradient descent, for a model without a tuned rule
+log = logging.getLogger("fwl_lab")
 VARIANTS: dict[str, Variant] = {"rms_2018": "2018", "rms_2019": "2019", GPT2: "gpt2"}  # by the name of a tuned rule
 
 
@@ -234,6 +238,13 @@ def make_optimizer(tuned: TunedRule, statistics: GradientStatistics | None = Non
     eps, variant = tuned.eps, VARIANTS[tuned.rule]
     assert eps is not None
     return lambda parameters: DynamicEvaluationRMS(parameters, tuned.lr, tuned.decay, eps, statistics, variant)
+
+
+def tuned_optimizer(model: LanguageModel, statistics: GradientStatistics | None) -> MakeOptimizer:
+    """Make a factory of the rule tuned for a model; where none was, of plain gradient descent, with a warning."""
+    if model.tuned_rule is None:
+        log.warning("no dynamic-evaluation rule was tuned for this model; SGD with step %g", UNTUNED.lr)
+    return make_optimizer(model.tuned_rule or UNTUNED, statistics)
 
 
 def optimizer_from(configuration: Mapping[str, Any], statistics: GradientStatistics | None) -> MakeOptimizer:

@@ -3,9 +3,8 @@
 Symbols: B documents, T tokens of a call, n tokens of a piece of a segment, V vocabulary.
 """
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Self
 
 import torch
@@ -14,7 +13,6 @@ from torch.optim import Optimizer
 
 from fwl_lab.models.context import Context
 from fwl_lab.models.language_model import LanguageModel, require_model
-from fwl_lab.models.tuned_rule import SGD, TunedRule
 from fwl_lab.ops.functional_call import FunctionalCalls
 from fwl_lab.ops.observer import Observer
 from fwl_lab.ops.state import Rows, concatenate_rows, detach, select_rows
@@ -22,7 +20,7 @@ from fwl_lab.readers.base import Reader
 from fwl_lab.readers.description import model_of
 from fwl_lab.readers.dynamic_evaluation.batched import Together
 from fwl_lab.readers.dynamic_evaluation.groups import groups, most_together
-from fwl_lab.readers.dynamic_evaluation.optimizers import MakeOptimizer, make_optimizer, optimizer_from
+from fwl_lab.readers.dynamic_evaluation.optimizers import MakeOptimizer, optimizer_from, tuned_optimizer
 from fwl_lab.readers.dynamic_evaluation.parameters import adapt, select_statistics, shared_parts
 from fwl_lab.readers.dynamic_evaluation.state import (
     DocumentState,
@@ -34,12 +32,11 @@ from fwl_lab.readers.dynamic_evaluation.state import (
 from fwl_lab.readers.standing import STATE
 from fwl_lab.readers.static import StaticReader, StaticState
 
-UNTUNED = TunedRule(SGD, lr=1e-3)  # cautious gradient descent, for a model without a tuned rule
 WEIGHTS = f"{STATE}weights."  # begins the names of adapted parameters in a state dict
-log = logging.getLogger("fwl_lab")
 
 #: With step scale 0 nothing is learned, and all documents are read together, bit for bit as StaticReader reads them.
 State = DynamicEvaluationState | StaticState
+Weights = dict[str, Tensor]
 
 
 class DynamicEvaluationReader(Reader):
@@ -96,16 +93,13 @@ class DynamicEvaluationReader(Reader):
         # With LoRA this is a model of its own over the same weights; otherwise it is the model.
         self.adapted, self.slow = adapt(model, parameters)
         if optimizer is None:
-            statistics = select_statistics(model.gradient_statistics, model, self.slow)
-            optimizer = make_optimizer(model.tuned_rule or UNTUNED, statistics)
-            if model.tuned_rule is None:
-                log.warning("no dynamic-evaluation rule was tuned for this model; SGD with step %g", UNTUNED.lr)
+            optimizer = tuned_optimizer(model, select_statistics(model.gradient_statistics, model, self.slow))
         self.make_optimizer = optimizer
         leaves = [parameter.detach().requires_grad_(True) for parameter in self.slow.values()]
         self._row_optimizers = RowOptimizers(leaves, optimizer(leaves))
         self._static = StaticReader(model)
         self._bound: dict[str, Tensor] | None = None  # the weights that `_optimizers` are over
-        self._optimizers: list[tuple[dict[str, Tensor], Optimizer]] = []
+        self._optimizers: list[tuple[Weights, Optimizer]] = []
         # Modules of its own over the same weights: the model is never written to, also not for a moment.
         self._calls = FunctionalCalls(self.adapted, keep=shared_parts(self.adapted))
         self.fixed = {n: p.detach() for n, p in self.adapted.named_parameters() if n not in self.slow}
@@ -202,18 +196,14 @@ class DynamicEvaluationReader(Reader):
 
     def _expected(self, state: DynamicEvaluationState, rows: list[int], inputs: Tensor, now: Context) -> Any:
         """Logits (B, n, V) in some places of the next tokens; all are computed when the first are asked for."""
-        found: list[Tensor] = []
 
-        def logits(places: slice) -> Tensor:
-            if not found:
-                found.append(self._call(leaves_of(state, rows), inputs, now, None)[0].detach())
-            return found[0][:, places]
+        @cache
+        def logits() -> Tensor:
+            return self._call(leaves_of(state, rows), inputs, now, None)[0].detach()
 
-        return logits
+        return lambda places: logits()[:, places]
 
-    def _call(
-        self, leaves: dict[str, Tensor], ids: Tensor, context: Context, labels: Tensor | None
-    ) -> tuple[Tensor, Context]:
+    def _call(self, leaves: Weights, ids: Tensor, context: Context, labels: Tensor | None) -> tuple[Tensor, Context]:
         """Call the model on tokens (B, T) with the weights (B, ...) of as many documents."""
         if len(ids) > 1:
             return self._together.read(leaves, self.fixed, ids, context, labels)
@@ -248,13 +238,11 @@ class DynamicEvaluationReader(Reader):
             after.append(document.next_segment(select_rows(context, slice(index, index + 1)), kept))
         return nll.detach(), after
 
-    def _update(
-        self, place: int, weights: dict[str, Tensor], optimizer: Optimizer, gradients: Sequence[Tensor | None]
-    ) -> None:
+    def _update(self, place: int, weights: Weights, optimizer: Optimizer, gradients: Sequence[Tensor | None]) -> None:
         """Take one step along the gradients of a segment whose last token stands at position `place`; in place."""
         take_step(list(weights.values()), optimizer, gradients, self.step_scale)
 
-    def _optimizers_of(self, state: DynamicEvaluationState) -> list[tuple[dict[str, Tensor], Optimizer]]:
+    def _optimizers_of(self, state: DynamicEvaluationState) -> list[tuple[Weights, Optimizer]]:
         """Each document's weights, leaf tensors that are rows of the stack, and its optimizer over them."""
         if self._bound is not state.weights:
             self._optimizers = []
@@ -301,19 +289,9 @@ class DynamicEvaluationReader(Reader):
 
     def settings(self) -> dict[str, Any]:
         """Return what adapts, how often, and the optimizer with its hyperparameters."""
-        optimizer = self._row_optimizers.optimizer
-        settings = {k: list(v) if isinstance(v, tuple) else v for k, v in optimizer.param_groups[0].items()}
-        values = {
-            name: value
-            for name, value in settings.items()
-            if all(isinstance(x, int | float | str) for x in (value if isinstance(value, list) else [value]))
-        }
         # A subset is named in full; what "all" are, the model knows.
         names = {} if self.parameters == "all" else {"adapted": list(self.slow)}
-        return {
-            "segment": self.segment, "parameters": self.parameters, **names,
-            "optimizer": type(optimizer).__name__, **values,
-        }  # fmt: skip
+        return {"segment": self.segment, "parameters": self.parameters} | names | self._row_optimizers.hyperparameters()
 
     @classmethod
     def from_configuration(cls, model: LanguageModel, configuration: Mapping[str, Any]) -> Self:

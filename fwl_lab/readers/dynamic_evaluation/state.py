@@ -7,7 +7,7 @@ Documents may be at different places in their segments, so everything else is a 
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -103,6 +103,16 @@ class RowOptimizers:
         # All documents share one copy of the constants.
         states = optimizer.state.values()
         self.constants = {id(x): x for state in states for name, x in state.items() if name in self.names}
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """Return the optimizer's name and hyperparameters, as JSON values; those that are none are left out."""
+        settings = {k: list(v) if isinstance(v, tuple) else v for k, v in self.optimizer.param_groups[0].items()}
+        values = {
+            name: value
+            for name, value in settings.items()
+            if all(isinstance(x, int | float | str) for x in (value if isinstance(value, list) else [value]))
+        }
+        return {"optimizer": type(self.optimizer).__name__, **values}
 
     def over(self, weights: Sequence[Tensor], kept: Mapping[str, Tensor]) -> Optimizer:
         """Return the optimizer of one document, over its leaf tensors `weights` and with its state `kept`."""

@@ -1,7 +1,8 @@
 """Readers of one model in several threads give the scores of each alone, and the model stays what it is."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ def read_all(reader: Reader, tokens: Tensor) -> Tensor:
     return torch.cat([reader.read(part).nll for part in tokens.split(CALLS, 1)], 1)
 
 
-def together(jobs: list[Callable[[], Tensor]]) -> list[Tensor]:
+def together(jobs: Sequence[Callable[[], Tensor]]) -> list[Tensor]:
     """Run jobs in a thread each, begun at once; what is raised in one is raised here."""
     found: list[Tensor | BaseException] = [torch.zeros(0)] * len(jobs)
     start = threading.Barrier(len(jobs))
@@ -52,7 +53,7 @@ def test_all_kinds_at_once_read_as_alone(family: str) -> None:
     names = [(name, which) for name in kinds for which in range(len(texts))]
     alone = [read_all(kinds[name](model), texts[which]) for name, which in names]
     for _ in range(3):
-        jobs = [lambda n=name, w=which: read_all(kinds[n](model), texts[w]) for name, which in names]
+        jobs = [partial(lambda n, w: read_all(kinds[n](model), texts[w]), name, which) for name, which in names]
         for (name, which), nll, expected in zip(names, together(jobs), alone, strict=True):
             assert torch.equal(nll, expected), f"{name}, text {which}"
     assert model.weight_hash() == hashed
@@ -67,6 +68,6 @@ def test_forks_of_one_reader_go_their_own_ways_in_threads(name: str) -> None:
     ways = [make_tokens(1, sum(CALLS), seed) for seed in (7, 8, 9)]
     alone = [read_all(reader.fork(), tokens) for tokens in ways]
     forks = [reader.fork() for _ in ways]
-    found = together([lambda f=fork, t=tokens: read_all(f, t) for fork, tokens in zip(forks, ways, strict=True)])
+    found = together([partial(read_all, fork, tokens) for fork, tokens in zip(forks, ways, strict=True)])
     for nll, expected in zip(found, alone, strict=True):
         assert torch.equal(nll, expected)
