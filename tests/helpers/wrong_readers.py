@@ -176,9 +176,10 @@ class SavesTooLittle(FastWeightReader):
     """Leaves what it has learned out of its state."""
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        learned = self._now.state.block
+        reader: Any = self
+        learned = reader.state.block
         super().load_state_dict(tensors)
-        self._now = self._now._replace(state=self._now.state._replace(block=learned))
+        reader.state = reader.state._replace(block=learned)
 
 
 class Boasts(StaticReader):

@@ -199,7 +199,7 @@ def test_a_view_is_one_module_of_all_its_files(view):
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.skipif(NODE is None, reason="node is not here")
 def test_a_view_parses(view):
-    command = [NODE, "--input-type=module", "--check"]
+    command = [str(NODE), "--input-type=module", "--check"]
     done = subprocess.run(command, input=source(view), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -25,7 +25,7 @@ QUESTIONS: list[dict[str, Any]] = [
 
 def written() -> dict[str, Any]:
     """Return the fixture, as plain JSON."""
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "bytes": np.array([-128, 0, 127], np.int8),
         "none": np.zeros((0, 4), np.float32),
         "matrix": np.array([[1.5, -2.0, 3.25], [0.0, 1e30, -1e-30]]),
