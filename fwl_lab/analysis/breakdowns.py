@@ -54,8 +54,8 @@ def gain_by_position(
     trace: xr.Dataset, bucket: int = 512, *, baseline: str | None = None, bootstrap: Bootstrap = DEFAULT
 ) -> xr.Dataset:
     """Average the gain in buckets of `bucket` positions, counted from the document's start."""
-    if bucket < 1:
-        raise ValueError(f"a bucket must hold at least 1 token, not {bucket}")
+    if isinstance(bucket, bool) or not isinstance(bucket, int | np.integer) or bucket < 1:
+        raise ValueError(f"bucket is {bucket!r}; expected a whole number of positions, at least 1.")
     index = trace[POSITION].values // bucket
     starts = np.arange(index.max() + 1) * bucket
     labels = [f"{start:,}–{start + bucket - 1:,}" for start in starts]

@@ -282,6 +282,13 @@ class FastWeightBlock(nn.Module):
                 raise ValueError(
                     f"{name} have shape {tuple(given.shape)}; expected {tuple(hidden.shape[:2])}, as hidden."
                 )
+        if not hidden.shape[1]:
+            raise ValueError("hidden holds no token; expected (rows, tokens, width) with at least one.")
+        if weights is not None and not bool(weights.isfinite().all()):
+            row, token = (int(i) for i in (~weights.isfinite()).nonzero()[0])
+            raise ValueError(
+                f"the weight of token {token} in row {row} is {float(weights[row, token])}; expected finite numbers."
+            )
         if len(state.seen) != len(hidden):
             raise ValueError(f"state holds {len(state.seen)} rows and hidden {len(hidden)}; expected equal numbers.")
         if labels is None:

@@ -112,8 +112,8 @@ def generate(
         raise ValueError(f"temperature is {temperature!r}; expected a finite number, at least 0 (the likeliest token).")
     if not isinstance(top_p, Real) or not 0 < top_p <= 1:
         raise ValueError(f"top_p is {top_p!r}; expected a probability above 0 and at most 1 (all tokens).")
-    if not isinstance(seed, int):
-        raise ValueError(f"seed is {seed!r}; expected a whole number.")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
+        raise ValueError(f"seed is {seed!r}; expected a whole number of 64 bits.")
     tokens = _prompt_tokens(reader, prompt)
     reader.read(tokens)
     writer = reader if learn else reader.without_learning()

@@ -51,7 +51,8 @@ class Recorder:
             given = getattr(self, name)
             if given is not None and (not isinstance(given, int) or isinstance(given, bool) or given < 1):
                 raise ValueError(f"{name} is {given!r}; expected a whole number of {of} from 1, or None.")
-        if isinstance(self.parameters, str):
+        named = self.parameters is None or all(isinstance(name, str) for name in self.parameters)
+        if isinstance(self.parameters, str) or not named:
             raise ValueError(f"parameters is {self.parameters!r}; expected a list of names, such as ['W2'].")
         if not isinstance(self.top, int) or isinstance(self.top, bool) or self.top < 0:
             raise ValueError(f"top is {self.top!r}; expected a whole number of tokens, 0 for none.")
@@ -69,7 +70,7 @@ class Recorder:
         try:
             assert found is not None
             return int(float(found[1]) * UNIT_BYTES[found[2]])
-        except (AssertionError, KeyError, ValueError):
+        except (AssertionError, KeyError, OverflowError, ValueError):
             raise ValueError(
                 f"byte_budget is {self.byte_budget!r}; expected a size such as '1 GiB', '200 MB' or a number of bytes."
             ) from None

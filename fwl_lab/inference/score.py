@@ -67,6 +67,8 @@ def score(
         Whatever a reader raises, with a note that names the reader, the document and the tokens.
     """
     _check(model, documents, readers, record, max_tokens)
+    if not isinstance(carry, bool):
+        raise ValueError(f"carry is {carry!r}; expected True or False.")
     encodings = [model.encode_text(document.text, document.name).head(max_tokens) for document in documents]
     starts = np.cumsum([0, *(len(encoding.ids) for encoding in encodings)])
     for reader in readers.values():
@@ -91,6 +93,12 @@ def _check(model: Any, documents: Any, readers: Any, record: Any, max_tokens: An
     for name, reader in readers.items():
         if isinstance(reader, type) or not callable(getattr(reader, "read", None)):
             raise ValueError(f"readers[{name!r}] is {reader!r:.80}; expected a reader, such as StaticReader(model).")
+        twice = next((other for other, one in readers.items() if one is reader and other != name), None)
+        if twice is not None:
+            raise ValueError(
+                f"readers[{name!r}] and readers[{twice!r}] are one object, which can stand at one place of a document "
+                "only; expected a reader for each name, such as reader.with_step_scale(reader.step_scale)."
+            )
         theirs = another_model(reader, model)
         if (
             theirs is not None
@@ -107,7 +115,11 @@ def _check(model: Any, documents: Any, readers: Any, record: Any, max_tokens: An
         raise ValueError("documents holds something else than Document; expected Document(name, text) for each text.")
     if not documents:
         raise ValueError("documents is empty; expected at least one Document.")
+    names = [document.name for document in documents]
+    if len(set(names)) < len(names):
+        again = next(name for index, name in enumerate(names) if name in names[:index])
+        raise ValueError(f"two documents are named {again!r}; expected names that tell the documents of a trace apart.")
     if record is not None and not isinstance(record, Recorder):
         raise ValueError(f"record is {record!r:.80}; expected a Recorder, such as Recorder(factors=True), or None.")
-    if max_tokens is not None and (not isinstance(max_tokens, int) or max_tokens < 1):
+    if max_tokens is not None and (isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1):
         raise ValueError(f"max_tokens is {max_tokens!r}; expected at least 1 (a whole number), or None for all.")

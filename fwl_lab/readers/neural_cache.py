@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from fwl_lab.models.context import Context
 from fwl_lab.models.language_model import LanguageModel
 from fwl_lab.ops.observer import Observer
+from fwl_lab.readers.arguments import finite_number
 from fwl_lab.readers.base import Reader
 from fwl_lab.readers.description import model_of
 
@@ -119,11 +120,12 @@ class NeuralCacheReader(Reader):
         *,
         step_scale: float = 1.0,
     ) -> None:
-        if not isinstance(size, int) or size < 1:
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ValueError(f"size is {size!r}; expected a whole number of tokens, at least 1.")
-        if not 0 <= theta < math.inf:
+        self.size, self.theta = size, finite_number(theta, "theta")
+        if self.theta < 0:
             raise ValueError(f"theta is {theta!r}; expected a finite number, at least 0.")
-        self.size, self.theta, self.interpolation = size, float(theta), float(interpolation)
+        self.interpolation = finite_number(interpolation, "interpolation")
         super().__init__(model, step_scale=step_scale)
 
     @property
