@@ -14,6 +14,8 @@ from tests.helpers.models import READERS, make_block_model, make_tokens
 KINDS = READERS | {"bigram": lambda model: BigramReader(model, 0.4)}
 BEFORE, CALL, AFTER = 17, 30, 9  # tokens; the call ends segments and inner batches, and goes past the window
 
+RECOVERED = 5  # broken readers that are reset and read again; each takes as long as three others
+
 
 class InterruptAt(TorchFunctionMode):
     """Raises KeyboardInterrupt in place of the n-th operation."""
@@ -45,18 +47,15 @@ def test_an_interrupted_call_leaves_the_reader_where_it_stood_or_says_that_it_is
     before, call, after = make_tokens(2, BEFORE + CALL + AFTER).split([BEFORE, CALL, AFTER], 1)
     hashed = model.weight_hash()
 
-    def fresh() -> Reader:
-        reader = KINDS[name](model)
-        reader.read(before)
-        return reader
-
-    expected = fresh()
+    fresh = KINDS[name](model)
+    fresh.read(before)
+    expected = fresh.fork()
     scores = (expected.read(call).nll, expected.read(after).nll)
-    last = operations(fresh(), call)
+    last = operations(fresh.fork(), call)
     draw, broken = random.Random(3), 0
     moments = [1, last, *(draw.randint(1, last) for _ in range(count - 2))]
     for moment in moments:
-        reader = fresh()
+        reader = fresh.fork()
         with pytest.raises(KeyboardInterrupt), InterruptAt(moment):
             reader.read(call)
         try:
@@ -65,6 +64,8 @@ def test_an_interrupted_call_leaves_the_reader_where_it_stood_or_says_that_it_is
             if not reader.in_place or "interrupted while it was changing its weights" not in str(error):
                 raise
             broken += 1
+            if broken > RECOVERED:
+                continue
             for ask in (reader.next_log_probs, reader.fork, reader.state_dict, lambda r=reader: r.reset(carry=True)):
                 with pytest.raises(RuntimeError, match="reset\\(\\) it, or go on from a fork or a saved state"):
                     ask()
