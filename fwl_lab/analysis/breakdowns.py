@@ -1,4 +1,4 @@
-"""Break gains down by position, repetition, frequency and class of token, with intervals. No torch.
+"""Break gains down by position, repetition, frequency and class of token, with intervals. Imports no torch.
 
 Breakdowns and bootstraps return a Dataset with
 

@@ -1,4 +1,6 @@
-"""Compare gains: of several seeds, of reset and carried weights, net of generic adaptation, and with costs. No torch.
+"""Compare gains: of several seeds, of reset and carried weights, net of generic adaptation, and with costs.
+
+Imports no torch.
 
 ``mean``, ``low``, ``high``, `baseline` and `bootstrap` are as in :mod:`fwl_lab.analysis.breakdowns`.
 """

@@ -1,4 +1,4 @@
-"""Compute Δθ at any token of a trace, from the factors or the dense matrices that were recorded. No torch.
+"""Compute Δθ at any token of a trace, from the factors or the dense matrices that were recorded. Imports no torch.
 
 Symbols: Δθ (R, C) fast minus slow weights of one parameter; δ_i (R,), k_i (C,) the factors of token i's own update,
 −η·w included in δ; ρ_i the fraction of it that decay and cap have left since.

@@ -1,4 +1,4 @@
-"""Compute the NLL and the gain of each reader of a trace, averaged and cumulated over tokens. No torch.
+"""Compute the NLL and the gain of each reader of a trace, averaged and cumulated over tokens. Imports no torch.
 
 Units, for a reader whose NLL adds up to N nats over T tokens, W words and B bytes of UTF-8:
 

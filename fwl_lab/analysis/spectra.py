@@ -1,4 +1,6 @@
-"""Compute the spectrum and singular directions of Δθ, and the tokens that a direction makes more likely. No torch.
+"""Compute the spectrum and singular directions of Δθ, and the tokens that a direction makes more likely.
+
+Imports no torch.
 
 Symbols as in :mod:`fwl_lab.analysis.fast_weights`; σ singular values, largest first; u, v left and right singular
 directions.

@@ -1,4 +1,4 @@
-"""Write receipts into a trace: of each token the strongest sources, and the sums over all. No torch."""
+"""Write receipts into a trace: of each token the strongest sources, and the sums over all. Imports no torch."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Hold the result of an audit, show it as a table, and keep it as an attribute of a trace. No torch."""
+"""Hold the result of an audit, show it as a table, and keep it as an attribute of a trace. Imports no torch."""
 
 import html
 import json

@@ -1,4 +1,6 @@
-"""Describe changes to a reader's updates: a `Surgery`, for `operate` (a reader) and `replay` (a trace). No torch.
+"""Describe changes to a reader's updates: a `Surgery`, for `operate` (a reader) and `replay` (a trace).
+
+Imports no torch.
 
 An *update* is what a token (of a fast-weight block) or a segment (of dynamic evaluation) adds to Δθ. A surgery can
 multiply the update of a token by a factor (0 drops it) and all updates of a parameter by a factor (0 keeps it slow). It

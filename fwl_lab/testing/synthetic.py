@@ -1,4 +1,4 @@
-"""Invent what a recorder, receipts and an audit add to a trace; for `make_trace`. No torch.
+"""Invent what a recorder, receipts and an audit add to a trace; for `make_trace`. Imports no torch.
 
 Symbols: N tokens, U updates, V vocabulary, P parameters, R × C a parameter's rows and columns; p the probability of the
 token that came; δ, k and Δθ as in `fwl_lab.analysis.fast_weights`.

@@ -1,4 +1,4 @@
-"""Make synthetic traces: valid, seeded and plausible, without a model. No torch."""
+"""Make synthetic traces: valid, seeded and plausible, without a model. Imports no torch."""
 
 from collections.abc import Mapping, Sequence
 

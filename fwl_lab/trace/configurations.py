@@ -1,4 +1,4 @@
-"""Encode, decode and compare the configurations of readers, as a trace or a saved reader holds them. No torch.
+"""Encode, decode and compare the configurations of readers, as a trace or a saved reader holds them. Imports no torch.
 
 A configuration is what a reader's `configuration()` returns: its settings and a few facts that follow from them, as
 JSON values. `lookup.reader_facts` gives those facts a type.

@@ -1,4 +1,4 @@
-"""Look up what a trace holds: its readers, their configurations, its parameters and documents. No torch.
+"""Look up what a trace holds: its readers, their configurations, its parameters and documents. Imports no torch.
 
 Readers are told apart by their facts, never by their names. The one exception is
 :data:`~fwl_lab.trace.schema.BASE`, the name of the reader that gains are measured against.

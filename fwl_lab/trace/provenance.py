@@ -1,4 +1,7 @@
-"""Record what made a trace or a figure: library versions, Python, the project's commit and the time. No torch."""
+"""Record what made a trace or a figure: library versions, Python, the project's commit and the time.
+
+Imports no torch.
+"""
 
 import importlib.metadata
 import json

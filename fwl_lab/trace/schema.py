@@ -1,7 +1,7 @@
 """Name, type and check everything that a trace may hold: dimensions, coordinates, variables and attributes.
 
 A trace is one :class:`xarray.Dataset` of what readers did to documents. Its names stand in this module only, with their
-units. No torch.
+units. Imports no torch.
 
 ===================  ======================  ========  =========================================================
 name                 dimensions              unit      meaning

@@ -1,4 +1,4 @@
-"""Write a trace while documents are read, so that an interrupted reading leaves what was complete. No torch."""
+"""Write a trace while documents are read, so that an interrupted reading leaves what was complete. Imports no torch."""
 
 import json
 import shutil

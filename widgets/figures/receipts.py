@@ -1,4 +1,6 @@
-"""Plot evidence: which tokens paid for a gain, what surgery leaves of it, whether a score was declared. No torch.
+"""Plot evidence: which tokens paid for a gain, what surgery leaves of it, whether a score was declared.
+
+Imports no torch.
 
 A *share* is the part of a gain that a source gets; shares of both signs cancel, so that their sum (net) stands beside
 the sum of their sizes (gross) everywhere.

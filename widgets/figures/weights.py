@@ -1,4 +1,4 @@
-"""Plot weights that change: one update, and the Δθ that a whole document has made of a matrix. No torch.
+"""Plot weights that change: one update, and the Δθ that a whole document has made of a matrix. Imports no torch.
 
 Symbols as in :mod:`fwl_lab.analysis.fast_weights`: Δθ fast minus slow weights, θ₀ slow weights, δ and k the factors of
 an update.

@@ -59,7 +59,7 @@ class Explorer(lifetime.Housed, ipywidgets.VBox):
         return write_page(self.views, path, title="Explore a trace")
 
     def close(self) -> None:
-        """Leave the page, and let go of the trace."""
+        """Leave the page, and release the trace."""
         for view in self.views:
             view.close()
         self.layout.close()

@@ -136,7 +136,7 @@ class DocumentLens(View):
         return f'<pre style="white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate">{text}</pre>'
 
     def close(self) -> None:
-        """Close the view, and let go of the trace and of the answers kept."""
+        """Close the view, and release the trace and the answers kept."""
         super().close()
         # The cache holds the view; closing twice is allowed.
         self.__dict__.pop("_block", None)

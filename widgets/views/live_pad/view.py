@@ -144,7 +144,7 @@ class LivePad(View):
         self._trace, self._found = value, None
 
     def close(self) -> None:
-        """Stop reading, and let go of the model and of all readings."""
+        """Stop reading, and release the model and all readings."""
         self._worker.close()
         super().close()
         self._readers.close()

@@ -145,7 +145,7 @@ class ReaderCompare(View):
         return still_picture(self.head, self._scores, self.selection.baseline)
 
     def close(self) -> None:
-        """Close the view, and let go of the scores and of the answers kept."""
+        """Close the view, and release the scores and the answers kept."""
         super().close()
         self._scores = None
         self._known = {}  # also of a view that refused its arguments

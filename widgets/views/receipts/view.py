@@ -122,7 +122,7 @@ class Receipts(View):
         )
 
     def close(self) -> None:
-        """Close the view, and let go of the model and of the receipts kept."""
+        """Close the view, and release the model and the receipts kept."""
         self._worker.shutdown(wait=False, cancel_futures=True)
         super().close()
         self.model = None
