@@ -39,7 +39,7 @@ class BlockPaths:
     Parameters
     ----------
     reader : FastWeightReader
-        Set as the one that made the trace; unchanged.
+        With the settings of the reader that made the trace; it is not changed.
     trace : Dataset
     name : str
         Name of the reader in the trace.
@@ -251,7 +251,7 @@ class _Target:
         Parameters
         ----------
         places, weighted : (N,) float
-            Places α, and the weights w with which their slopes are summed.
+            Nodes α, and the weights w with which the slopes at them are summed.
         """
         alpha, weights = (torch.from_numpy(x)[:, None] for x in (places, weighted))
         way = self._forward(alpha)
@@ -276,7 +276,7 @@ class _Target:
 
 
 class _Collector(Observer):
-    """Observer that keeps the factors of each token, and the retention after it (1 where nothing acted)."""
+    """Observer that keeps the factors of each token, and the retention after it (1 without decay or cap)."""
 
     def __init__(self, tokens: int) -> None:
         self.keys: dict[str, list[Tensor]] = {}

@@ -1,4 +1,4 @@
-"""Sum up receipts by kind and distance of their sources. No torch.
+"""Sum up receipts by kind and distance of their sources. Imports no torch.
 
 A receipt splits the gain of one token over the earlier tokens, or updates, that caused it; see `fwl_lab.receipt`.
 Shares of both signs cancel, so the sum of their absolute values (gross) is given beside their sum (net) everywhere.
@@ -43,17 +43,20 @@ def receipt_summary(receipts: xr.Dataset | Sequence[xr.Dataset], *, reader: str 
     receipts : Dataset or sequence of Dataset
         Receipts, with all their sources; or a trace from `add_receipts`, which holds the strongest only.
     reader : str, optional
-        Reader of the trace whose receipts are meant; None: `default_reader` of the trace.
+        Reader of the trace whose receipts are meant; None: `default_reader` of the trace. Ignored unless a trace is
+        given.
 
     Returns
     -------
     Dataset
         ``net``, ``gross`` (kind), nats: sums of the shares, and of their absolute values, over sources that are the
-        same token, over those that differ from it only in case or surrounding space (the same word), and over others.
+        same token, over those that differ from it only in case or surrounding space (the same word: an identifier in
+        the sense of `str.isidentifier`, so that numbers and punctuation are none), and over others.
         An update that learned from several tokens (dynamic evaluation) counts as the first of these kinds that one of
-        its tokens has. ``fraction`` (kind): net divided by the net of all kinds.
+        its tokens has. ``fraction`` (kind): net divided by the net of all kinds; NaN where that is 0.
         ``net_by_distance``, ``gross_by_distance``, ``sources_by_distance`` (distance): in bins from a power of two
-        up to, not including, the next; distance in tokens from source to target.
+        up to, not including, the next; distance in tokens from source to target. Coordinate ``distance``: the smallest
+        distance of each bin.
         Attributes: ``receipts`` (their number), ``gain``, ``net``, ``gross`` (sums, nats), ``worst_residual`` (nats),
         and ``unlisted`` (nats), the part of the gain that is not in the sources given: residuals, and in a trace all
         sources but the strongest.
@@ -128,7 +131,10 @@ def _kinds(trace: xr.Dataset, tokens: np.ndarray, sources: np.ndarray, lengths: 
 
 
 def _word(text: str) -> str:
-    """Return a token's text without surrounding space and case, if that is a word; else an empty text."""
+    """Return a token's text without surrounding space and case if that is an identifier, else an empty text.
+
+    Numbers and punctuation are no identifiers.
+    """
     core = text.strip().casefold()
     return core if core.isidentifier() else ""
 

@@ -32,7 +32,8 @@ def certify(
     ================= ============================================================================================
     each token once   one finite score per token, also if arguments and results are overwritten later, bitwise
     determinism       two fresh readers give the same scores, bitwise
-    causality         another token in one place, or other tokens from there on, change no score before, bitwise
+    causality         another token in one place, or other tokens from there on, change no score before, bitwise;
+                      and some changed token has another score
     probabilities     `next_log_probs` adds up to 1 over the whole vocabulary, within 1e-4
     predictions       the score of each of the first 256 tokens and at the places, and of another token in their
                       place, is what `next_log_probs` declared just before it was read, within 1e-4 nats: nothing
@@ -48,9 +49,10 @@ def certify(
     entropy floor     see below
     ================= ============================================================================================
 
-    A check of something that a reader does not offer (`model`, `with_step_scale`, `reset`, `fork`, `state_dict`) is
-    "not checked", which is not "passed". A check that raises an exception has failed, with the exception's text. Places
-    are 0, 1, the last, both sides of multiples of 64 and of the model's window, and random ones.
+    A check of something that a reader does not offer (`model`, `with_step_scale`, `reset`, `fork`, `state_dict` and
+    `load_state_dict`) is "not checked", which is not "passed". A check that raises an exception has failed, with the
+    exception's text. Places are 0, 1, the last, both sides of the first and of one random multiple of each of `periods`
+    and of the model's window, and random ones.
 
     The entropy floor. If tokens are drawn uniformly and independently from V, the past says nothing about the next one.
     Each score then has an expected value of at least ln V given all tokens before it, and the mean of many scores falls

@@ -59,7 +59,7 @@ def _worst(found: list[tuple[float, str]], passed: str, limit: float) -> Finding
 
 
 def once(readings: Readings) -> Finding:
-    """Check that each token has one finite score, also if arguments and results are overwritten after each call."""
+    """Check that each token has one finite score, also if tokens and scores of earlier calls are overwritten."""
     for name, nll in (("one call", readings.whole), ("ragged calls", readings.ragged)):
         if not bool(nll.isfinite().all()):
             at = int((~nll.isfinite()).nonzero()[0])
@@ -67,7 +67,8 @@ def once(readings: Readings) -> Finding:
     spoilt = readings.read(readings.tokens[None], readings.cuts, spoil=True)[0]
     worst, at = difference(spoilt, readings.ragged)
     said = f"token {at} is scored otherwise once what earlier calls were given and returned is overwritten"
-    return _worst([(worst, said)], f"{readings.length:,} tokens, as many finite scores, none looked at again", 0)
+    passed = f"{readings.length:,} tokens, as many finite scores; no earlier argument or result is used again"
+    return _worst([(worst, said)], passed, 0)
 
 
 def determinism(readings: Readings) -> Finding:
@@ -78,7 +79,10 @@ def determinism(readings: Readings) -> Finding:
 
 
 def causality(readings: Readings) -> Finding:
-    """Check that changing later tokens changes no score before them, bitwise."""
+    """Check that changing later tokens changes no score before them, bitwise.
+
+    Fails too if no changed token changes its own score.
+    """
     found, moved = [], False
     for change in readings.changes:
         worst, at = difference(change.nll[: change.place], readings.whole[: change.place])
@@ -106,7 +110,10 @@ def probabilities(readings: Readings) -> Finding:
 
 
 def predictions(readings: Readings) -> Finding:
-    """Check that each score, of the token read and of another one, was declared by `next_log_probs` before it."""
+    """Check that a score, of the token read and of another one, was declared by `next_log_probs` before it.
+
+    Only the first 256 tokens and the places are checked; other tokens are put at the places only.
+    """
     steps, found = readings.steps, []
     if steps.unsteady:
         return Finding(None, f"next_log_probs() before token {steps.unsteady[0]}, asked twice, differs", failed=True)
@@ -161,7 +168,10 @@ def mates(readings: Readings) -> Finding:
 
 
 def padding(readings: Readings) -> Finding:
-    """Check that right padding between a document's halves, in a batch of three lengths, changes no score."""
+    """Check that right padding between a document's halves, in a batch of three lengths, changes no score.
+
+    Fails too if a token of weight 0 has a score other than 0, or other tokens of weight 0 change a score, bitwise.
+    """
     first = min(readings.length // 2 + 3, readings.length - 1)
     lengths = (min(first + 9, readings.length), first, min(7, first))  # the document is the second
     found, again = [], None
@@ -246,7 +256,10 @@ def step_zero(readings: Readings) -> Finding:
 
 
 def base_weights(readings: Readings, model: Any, before: str | None) -> Finding:
-    """Check that a reading changes no weights, and that all readings changed none since `model` had hash `before`."""
+    """Check that a reading changes no weights, and that all readings changed none since `model` had hash `before`.
+
+    `worst` is the number of hashes, of three, that differ from `before`.
+    """
     reader: Any = readings.make_reader()
     own: Any = getattr(reader, "model", None)
     if before is None or not callable(getattr(own, "weight_hash", None)):

@@ -1,4 +1,4 @@
-"""Read a document in the different ways that an audit compares, each of them once.
+"""Read a document in the different ways that an audit compares, and keep the readings that several checks share.
 
 Symbols: T tokens of the document, B rows, V vocabulary. All scores are float64 on the CPU, so that equal means bitwise.
 """
@@ -15,13 +15,16 @@ from torch import Tensor
 
 
 class ReaderLike(Protocol):
-    """Methods that a reader must have. `model`, `with_step_scale`, `reset`, `fork`, `state_dict` are optional."""
+    """Methods that a reader must have.
+
+    Optional are `model`, `with_step_scale`, `reset`, `fork`, `state_dict` and `load_state_dict`.
+    """
 
     def read(self, tokens: Tensor, weights: Tensor | None = None) -> Any:
         """Read the next tokens (B, T); return an object with their scores `nll` (B, T), nats."""
 
     def next_log_probs(self) -> Tensor:
-        """Return log-probabilities of the next token, (B, V)."""
+        """Return log-probabilities of the next token, (B, V), nats."""
 
 
 class Change(NamedTuple):
@@ -74,7 +77,7 @@ SINGLY = 256
 
 
 class Readings:
-    """Readings of one document by fresh readers, each made when it is first asked for and then kept.
+    """Readings of one document by fresh readers; those in properties are made when first asked for, and kept.
 
     Parameters
     ----------
@@ -84,7 +87,8 @@ class Readings:
     places : int
         Number of random places, beside the edges.
     periods : sequence of int
-        Lengths at whose multiples a reader may make an update; both sides of a multiple are edges.
+        Lengths at whose multiples a reader may make an update. Edges are both sides of the first and of one random
+        multiple of each.
     seed : int
         Seed of the places, and of the tokens that are put there.
     """
@@ -142,6 +146,7 @@ class Readings:
         tokens : (B, T) long
         cuts : sequence of int
         weights : (B, T), optional
+            Weights of the tokens' losses; 0 is padding. None: all are 1.
         reader : optional
             None: a fresh one.
         spoil : bool

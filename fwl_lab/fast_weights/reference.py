@@ -1,6 +1,7 @@
 """Reference implementation: fast weights by explicit gradient descent, prefix by prefix; published parameters.
 
-Slow and obvious. It shares only parameters with the block: gradients come from autograd, one token at a time.
+Slow and simple, to test the block against; also loads published parameters. It shares only parameters with the block:
+gradients come from autograd, one token at a time.
 """
 
 from collections.abc import Mapping
@@ -34,7 +35,7 @@ def read(
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Read documents by the definition; differentiable, through the inner gradients too.
 
-    θ_t = θ_c − Σ_{i=c}^{t−1} η ⊙ w_i ∇ℓ_i(θ_c), and θ_c again in each inner batch.
+    θ_t = θ_c − Σ_{i=c}^{t−1} η ⊙ w_i ∇ℓ_i(θ_c). c is the start of the inner batch; there decay and cap are applied.
 
     Parameters
     ----------
@@ -82,7 +83,7 @@ def _read_row(
 
 
 def _kept(block: FastWeightBlock, slow: dict[str, Tensor], delta: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return what decay and cap leave of Δθ."""
+    """Return Δθ after decay and cap."""
     delta = {n: (1 - block.decay()) * value for n, value in delta.items()}
     if block.rule.cap is None:
         return delta

@@ -1,4 +1,4 @@
-"""Update rule of fast weights: which parameters learn, which step size drives each, how often gradients are taken."""
+"""Update rule of fast weights: which parameters learn, with which step sizes, and where gradients are taken."""
 
 import dataclasses
 import math
@@ -15,10 +15,11 @@ class UpdateRule:
     Attributes
     ----------
     inner_batch : int or None
-        M, tokens between re-linearisations. None is the published rule (batch gradient descent at θ₀), 1 is online
-        gradient descent.
+        M, tokens between re-linearisations: at each the point where gradients are taken moves to a new θ_c, the fast
+        weights reached by then. None is the published rule (batch gradient descent at θ₀), 1 is online gradient
+        descent.
     steps : tuple of tuples of str
-        The i-th learned step size drives these parameters; a parameter in none of them stays slow.
+        The i-th tuple names the parameters updated with the i-th learned step size; one in no tuple stays slow.
     initial_step : float
         Step sizes of a new block. 0: it adapts nothing until it is trained.
     decay : float
@@ -85,7 +86,7 @@ class UpdateRule:
         return cls(inner_batch=None, normaliser="batch")
 
     def step_of(self, parameter: str) -> int | None:
-        """Return the index of the step size that drives a parameter, or None where it stays slow."""
+        """Return the index of the step size that updates a parameter, or None where it stays slow."""
         return next((i for i, group in enumerate(self.steps) if parameter in group), None)
 
 

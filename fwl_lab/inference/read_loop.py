@@ -37,7 +37,10 @@ def read_all(
     carry: bool,
     progress: bool | Progress,
 ) -> None:
-    """Read all documents with all readers, block by block, and write scores, times and costs to a trace.
+    """Read all documents with all readers, in blocks of 1,024 tokens, and write scores, times and costs to a trace.
+
+    The seconds exclude recording. FLOPs and peak bytes are measured afterwards, by a reset fork of each reader on the
+    beginning of the longest document.
 
     Parameters
     ----------
@@ -146,7 +149,7 @@ def report_progress(
 
 
 def read_on(reader: Reader, ids: Tensor, out: np.ndarray, advance: Callable[[int], object] = lambda _: None) -> float:
-    """Continue a reading in calls of 1,024 tokens, so that only the scores grow with the number of tokens.
+    """Continue a reading in calls of at most 1,024 tokens, so that the memory of a call does not grow with T.
 
     Parameters
     ----------

@@ -71,9 +71,11 @@ def replay(
     Returns
     -------
     xarray.Dataset
-        A valid trace with the scores and costs of the old trace's readers, and with their norms and alternatives where
-        `record` asks for the same; and with one more reader, named after the old one and the surgery ("fwl: rank 2",
-        say). Factors and dense Δθ are of the new reading alone. A replay of a replay adds another reader.
+        A valid trace with the scores and costs of the old trace's readers, and their alternatives where `record` asks
+        for as many; and with one more reader, named after the old one and the surgery ("fwl: rank 2", say). Where
+        `record` asks for norms, those of the reader under surgery are copied at the updates of the new
+        reading; those of other old readers are NaN. Factors and dense Δθ are of the new reading alone. A replay of a
+        replay adds another reader.
 
     Raises
     ------
@@ -117,7 +119,7 @@ def replay(
 
 
 def _documents(trace: xr.Dataset) -> tuple[list[Document], list[Encoding]]:
-    """Return the trace's documents and their tokens, as far as the trace holds them."""
+    """Return the trace's documents and their tokens, cut where the trace was cut (`max_tokens`)."""
     index = trace[schema.DOCUMENT].values
     documents, encodings = [], []
     for number, name in enumerate(trace[schema.DOCUMENT_NAME].values):
@@ -137,7 +139,7 @@ def _vocabulary(model: LanguageModel, trace: xr.Dataset, record: Recorder | None
 
 
 def _by_document(surgery: Surgery, lengths: Sequence[int], every: int) -> list[dict[int, float]]:
-    """Return the token factors of each document, by position.
+    """Return, for each document, the factor of each token's update by position, where the surgery sets one.
 
     Parameters
     ----------
@@ -203,7 +205,19 @@ class _LastRowWriter(TraceWriter):
 
 
 def _copy(trace: xr.Dataset, reader: str, writer: _LastRowWriter, plan: Plan | None) -> None:
-    """Copy the rows of the old trace's readers, of those variables that are also written of the new reading."""
+    """Copy the rows of the old trace's readers, of those variables that are also written of the new reading.
+
+    Parameters
+    ----------
+    trace : Dataset
+        The old trace.
+    reader : str
+        Reader under surgery, the only one whose norms and retention are copied.
+    writer : _LastRowWriter
+        Receives the rows.
+    plan : Plan or None
+        What is recorded of the new reading; its updates and parameters are those of the norms.
+    """
     sizes = {name: dict(array.sizes) for name, array in writer.layout.items()}
     alike = [n for n in PER_READER if n in trace and dict(trace[n].sizes) == sizes.get(n, {}) | _rows(trace)]
     for row, name in enumerate(map(str, trace[schema.READER].values)):
@@ -220,5 +234,5 @@ def _copy(trace: xr.Dataset, reader: str, writer: _LastRowWriter, plan: Plan | N
 
 
 def _rows(trace: xr.Dataset) -> dict[str, int]:
-    """Return the trace's number of readers, as the size of that dimension."""
+    """Return {"reader": n}, the size of that dimension in the trace."""
     return {schema.READER: trace.sizes[schema.READER]}

@@ -1,7 +1,8 @@
 """Find the parts of a Hugging Face causal language model: layers, final norm, unembedding, kind of positions.
 
-Only here does the library rely on the names that Hugging Face gives to parts. Supported are GPT-2 and the Llama,
-Mistral and Qwen families, and others whose parts have the same names and compute the same.
+The names that Hugging Face gives to these parts stand here; `fwl_lab.models.exact` knows those inside norm and rotary
+modules, and `fwl_lab.models.saving` those of tied weights. Supported are GPT-2 and the Llama, Mistral and Qwen
+families, and others with the same names and arithmetic, which `LanguageModel` checks on one token.
 """
 
 from contextvars import ContextVar
@@ -65,7 +66,7 @@ def has_rotary_positions(network: PreTrainedModel) -> bool:
 
 
 def attention_width(network: PreTrainedModel) -> int:
-    """Return the width of a query in all layers together: layers · heads · head width."""
+    """Return layers × heads × head width: multiply-adds of q·k for one query and key."""
     config = network.config
     heads = config.num_attention_heads
     head_width = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -73,7 +74,7 @@ def attention_width(network: PreTrainedModel) -> int:
 
 
 def body_matrix_size(network: PreTrainedModel) -> int:
-    """Return how many numbers the body's matrices hold, embeddings not counted."""
+    """Return the number of entries of the body's 2-D weights, without embeddings and unembedding."""
     return sum(
         parameter.numel()
         for module in network.base_model.modules()
@@ -84,7 +85,7 @@ def body_matrix_size(network: PreTrainedModel) -> int:
 
 
 def watch_residual(network: PreTrainedModel) -> None:
-    """Prepare a network for :func:`residual`, once and for good, so that running it changes no module."""
+    """Register, once, the hook that gives :func:`residual` the final norm's input; a second call does nothing."""
     norm = final_norm(network)
     if _keep_input not in norm._forward_pre_hooks.values():
         norm.register_forward_pre_hook(_keep_input)
@@ -124,7 +125,7 @@ def residual(network: PreTrainedModel, ids: Tensor, positions: Tensor, mask: Ten
 
 @torch.no_grad()
 def first_logits(network: PreTrainedModel) -> Tensor:
-    """Return the network's own logits (1, 1, V) after token 0, float32, to compare its parts with."""
+    """Return the network's own logits (1, 1, V) after a single token with id 0, float32, to compare its parts with."""
     ids = torch.zeros(1, 1, dtype=torch.long, device=unembedding(network).weight.device)
     return network(input_ids=ids, use_cache=False).logits.float()
 

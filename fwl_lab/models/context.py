@@ -3,10 +3,11 @@
 :func:`read_body` takes the next tokens and the :class:`Context` of the earlier ones, and returns the residual stream
 and the new context, for both kinds of position:
 
-- **Rotary** models: in every layer each query sees exactly the last `window` positions, itself included, by mask.
-  The KV cache is only storage.
+- **Rotary** models: in every layer each query sees exactly the last `window` positions, itself included. The mask
+  alone decides what a query sees; the cache holds the last W - 1 keys and values.
 - **Absolute** positions (GPT-2): windows of W positions start at multiples of W/2; a token's residual stream is taken
-  from the latest window that gives it at least W/2 of context. At each start the last W/2 tokens are read again.
+  from the latest window that gives it at least W/2 of context (the first W/2 tokens have all there is). At each start
+  the last W/2 tokens are read again, without gradient.
 
 Symbols: B rows, T new tokens, S cached tokens, W window, D width of the residual stream.
 """
@@ -32,7 +33,7 @@ class Context(NamedTuple):
     keys, values : tuple of (B, heads, S, d) tensors, one per layer
         KV cache, as computed by the weights at the time of reading. Empty tuples before the first token.
     positions : (B, S) long
-        Position of each cached key in its row; -1 where the slot was padding.
+        Position of each cached key in its row; -1 where the slot was padding or the row was reset.
     recent : (B, <= W) long
         Absolute positions only: the tokens of the current window, from its start; -1 where the slot is empty.
     seen : (B,) long
@@ -71,11 +72,11 @@ def read_body(
     body : callable
         Runs the layers on tokens, positions, mask and KV cache; see :data:`Body`.
     ids : (B, T) long
-        Next tokens.
+        Next tokens, T >= 1.
     context : Context
         Context of the tokens before.
     window : int
-        Number of positions that a query sees, its own included (W).
+        Number of positions that a query sees at most, its own included (W).
     rotary : bool
         True for rotary positions, False for absolute ones.
     valid : (B, T) bool, optional

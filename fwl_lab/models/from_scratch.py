@@ -14,7 +14,10 @@ END_OF_TEXT = "<|endoftext|>"
 
 
 def train_tokenizer(documents: Sequence[Document], vocab_size: int = 4096) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer (Sennrich et al. 2016) of `vocab_size` tokens; it encodes any text."""
+    """Train a byte-level BPE tokenizer (Sennrich et al. 2016), which encodes any text.
+
+    It has at most `vocab_size` tokens, and at least 257: all bytes and the end of a text.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -39,8 +42,8 @@ def new_model(
 ) -> LanguageModel:
     """Make an untrained causal LM with rotary positions and a sliding window (Mistral), and train its tokenizer.
 
-    Heads are 64 wide, two queries share a key, the feed-forward part is 3 · hidden_size wide, and input and output
-    embeddings are tied. The defaults give 5.8 M parameters.
+    Heads are 64 wide, two query heads share a key-value head (at width 64 there is one of each), the feed-forward part
+    is 3 · hidden_size wide, and input and output embeddings are tied. The defaults give 5.8 M parameters.
 
     Parameters
     ----------
@@ -49,14 +52,15 @@ def new_model(
     vocab_size, hidden_size, layers : int
         Tokens V; width D, 64 or a multiple of 128; transformer layers.
     window : int
-        Past positions that each layer sees.
+        Positions that each layer sees, the token's own included.
     seed : int
         Seed of the random weights; sets torch's global generator.
 
     Raises
     ------
     ValueError
-        A width that 64-wide heads do not divide, or a vocabulary smaller than the tokenizer's.
+        `hidden_size` is neither 64 nor a multiple of 128, or `vocab_size` is less than 257 (all bytes and the end of a
+        text).
     """
     heads = hidden_size // 64
     if hidden_size % 64 or not (heads == 1 or heads % 2 == 0):

@@ -35,7 +35,7 @@ class LanguageModel(nn.Module):
     tokenizer : PreTrainedTokenizerBase, optional
         Needed for text only; token ids can be read without.
     window : int, optional
-        Number of past positions that the body sees; None: the configuration's.
+        Number of positions that each layer sees, the token's own included; None: the configuration's.
     block : FastWeightBlock, optional
         Stands on the residual stream after the last layer, in place of the final norm.
     base : LanguageModel, optional
@@ -46,9 +46,10 @@ class LanguageModel(nn.Module):
     rotary : bool
         True for rotary positions, False for learned absolute ones.
     window : int
-        Number of past positions that the body sees, a token's own included.
+        Number of positions that each layer sees, the token's own included.
     provenance : dict
-        Record of how the model came about; JSON types only. No code obeys it.
+        Record of how the model came about; JSON types only. Nothing is computed from it; `name` is taken
+        from it.
     token_counts : (V,) int64 array, or None
         Number of times that each token occurs in the training documents.
 

@@ -7,7 +7,7 @@ A folder holds a Hugging Face model and tokenizer and, beside them,
 - `tuned_rule.json`: the rule of dynamic evaluation tuned for the model (`model.tuned_rule`), where there is one;
 - `gradient_statistics.safetensors`: what the RMS rules of dynamic evaluation divide by, where such a rule was tuned;
 - `token_counts.safetensors`: how often each token occurs in the training documents;
-- `provenance.json`: a record of how the model was trained, tuned and measured, which no code obeys.
+- `provenance.json`: a record of how the model was trained, tuned and measured, from which nothing is computed.
 
 Folders written before `tuned_rule.json` existed have the rule in `provenance.json`, under the key
 "dynamic_evaluation"; loading makes it the model's `tuned_rule` and keeps the record under the key "tuning".

@@ -60,7 +60,8 @@ def save_model(model: Saveable, folder: str | Path, *, dtype: torch.dtype | None
     dtype : torch.dtype, optional
         Dtype in which matrices are stored, for example bfloat16; vectors keep theirs. None: all keep theirs.
     block : str
-        Name of the block's file: "fast_weights", or "control" for a slow control beside it.
+        Name of the block's file: "fast_weights", or "control" for the block of a slow control (same size and training,
+        no fast weights) beside it.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

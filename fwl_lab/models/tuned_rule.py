@@ -1,6 +1,6 @@
 """Hold what was tuned and measured for dynamic evaluation of one model: update rule and gradient statistics.
 
-Both are plain data that a model carries and saves. The optimizers that obey them are in
+Both are plain data that a model carries and saves. The optimizers that use them are in
 `fwl_lab.readers.dynamic_evaluation.optimizers`.
 """
 
@@ -33,7 +33,7 @@ class TunedRule:
     lr : float
         Step size η, finite and ≥ 0.
     decay : float
-        λ, the pull towards θ₀ at each update, finite and ≥ 0. The rule "gpt2" has none.
+        λ, the pull towards θ₀ at each update, finite and ≥ 0. Must be 0 for "gpt2".
     eps : float, optional
         ε of the rules other than "sgd", which need it, finite and ≥ 0.
     segment : int
@@ -83,7 +83,7 @@ class TunedRule:
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> "TunedRule":
-        """Make a rule of plain facts; those of other names, such as measured scores, are left alone.
+        """Make a rule of plain facts; those of other names, such as measured scores, are ignored.
 
         Raises
         ------
@@ -107,15 +107,19 @@ def check_hyperparameter(name: str, value: object) -> None:
 
 @dataclass(frozen=True, eq=False)
 class GradientStatistics:
-    """Mean squares of the training gradients of each parameter, elementwise.
+    """Sum over batches of squared training gradients, elementwise; `mean_of_squares` divides by `batches`.
 
     Attributes
     ----------
     sum_of_squares : tuple of Tensor
-        Σ g² over the batches, a tensor for each parameter, of its shape, in the order of the parameters. ValueError
-        if there is none, or one is negative or not finite, or all are zero.
+        Σ g² over the batches, a tensor for each parameter, of its shape, in the optimizer's order.
     batches : int
         Number of batches that were summed, at least 1.
+
+    Raises
+    ------
+    ValueError
+        There is no batch or no tensor, an entry is negative or not finite, or all are zero.
     """
 
     sum_of_squares: tuple[Tensor, ...]

@@ -25,20 +25,23 @@ class Observer:
         """
 
     def learned(self, factors: dict[str, tuple[Tensor | None, Tensor]]) -> None:
-        """Receive what a fast-weight block has learned from the next n tokens, in reading order.
+        """Receive the factors of the updates that a fast-weight block made for the next n tokens, in reading order.
 
         Parameters
         ----------
         factors : dict
-            Per fast parameter the keys k (B, n, columns), None for a vector, and the updates δ (B, n, rows), −η·w in
-            them; each token adds δ kᵀ, or δ, to Δθ. Documents that have ended are left out.
+            Per fast parameter a pair (k, δ): keys k (B, n, columns), or None where the parameter is a vector, and
+            updates δ (B, n, rows), which include the factor −η·w. Each token adds δ kᵀ to Δθ of a matrix, δ to Δθ of
+            a vector. Documents that have ended are left out.
         """
 
     def retained(self, keep: Tensor) -> None:
         """Receive the factor (B,) by which decay or a cap has multiplied all that was learned so far."""
 
     def updated(self, seen: Tensor, fast_weights: Deltas) -> None:
-        """Receive Δθ after an update is complete (of a block: an inner batch or, where there is none, 64 tokens).
+        """Receive Δθ after each complete update.
+
+        A block's update is complete after each inner batch; where its rule has none, after every 64 tokens.
 
         Parameters
         ----------

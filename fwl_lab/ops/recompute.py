@@ -1,4 +1,4 @@
-"""Gradient checkpointing of a recurrence: its graph keeps √n of n steps and computes the others again backward."""
+"""Checkpoint the gradient of a recurrence: keep about √n of n states, recompute the rest in the backward pass."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +26,7 @@ def groups(steps: Sequence[Item]) -> Iterator[Sequence[Item]]:
 
 
 def recomputed(function: Callable[..., Result], *arguments: object, only: bool) -> Result:
-    """Call `function(*arguments)`; where a graph is recorded and it is not the `only` group, again backward."""
+    """Call `function`; with gradients recorded and unless it is the `only` group, recompute it in the backward pass."""
     if only or not torch.is_grad_enabled():
         return function(*arguments)
     return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
@@ -37,7 +37,7 @@ def recomputed_with(
     *arguments: *Arguments,
     only: bool,
 ) -> Result:
-    """Do as :func:`recomputed`, with a second computation that is given what the first one has kept.
+    """Call as :func:`recomputed`, but pass what the first call kept to the recomputation.
 
     Parameters
     ----------

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file so that `path` holds either what it held or all of the new one."""
+    """Write a safetensors file atomically."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         save_file(tensors, aside, metadata)
@@ -22,7 +22,21 @@ def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, st
 def read_tensors(
     path: str | Path, device: str | torch.device = "cpu", *, header_only: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return tensors and metadata of a safetensors file. Raises ValueError where it is damaged or of another format."""
+    """Return tensors and metadata of a safetensors file.
+
+    Parameters
+    ----------
+    path : path
+    device : str or torch.device
+        Where the tensors go.
+    header_only : bool
+        Read the metadata alone, and return no tensors.
+
+    Raises
+    ------
+    ValueError
+        The file is damaged or of another format.
+    """
     try:
         with safe_open(path, "pt", device=str(device)) as file:
             names = [] if header_only else list(file.keys())

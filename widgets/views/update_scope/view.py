@@ -20,7 +20,8 @@ from widgets.core.wire import Answer
 from widgets.views.update_scope import tiles
 from widgets.views.update_scope.norms import advice, document_starts, drifts, kept_tokens, still_picture
 
-#: Orders of rows and columns: by length where Δθ is largest in the document, or as the model has them.
+#: Orders of rows and columns: "length", by their norms, largest first, in the document's largest Δθ (see `_peak`), or
+#: "stored", as the model has them.
 ORDERS: Final = ("length", "stored")
 #: Rows and columns of a piece of Δθ whose exact values are sent.
 PIECE: Final = 64
@@ -37,7 +38,7 @@ _FORESEEN_UPDATES: Final = 24
 
 
 class UpdateScope(View):
-    """Norms of Δθ over the document, and Δθ at the selected token as a picture that plays.
+    """Norms of Δθ over the document, and Δθ at the selected token as an animated heat map.
 
     Parameters
     ----------
@@ -75,7 +76,31 @@ class UpdateScope(View):
         super().__init__(trace, selection=selection, head=head, data=data)
 
     def answer(self, question: Mapping[str, Any]) -> Answer:
-        """Answer "tile" (a picture), "piece" (exact values), "spectrum", "peak" (a scale), "saved" (a page's tiles)."""
+        """Answer a question of the page.
+
+        Parameters
+        ----------
+        question : mapping
+            With a `kind`, and the fields of that kind. A `pinned` token is one whose Δθ is subtracted, or None.
+
+            ======== ====================================== =======================================================
+            kind     fields                                 answer
+            ======== ====================================== =======================================================
+            tile     reader, parameter, token, pinned,      Δθ pooled to at most 256 cells a side (a vector: 4,096),
+                     order                                  with its norm, scale and histogram
+            piece    as of a tile, and row, column          exact values from there on, at most 64 rows and columns
+            spectrum reader, parameter, token, pinned       up to 16 singular values, and the effective rank
+            peak     reader, parameter, document            token of the document's largest Δθ, and the scale there
+            saved                                           the questions for tiles that a saved page takes along
+            ======== ====================================== =======================================================
+
+            Where the trace does not hold Δθ at a token, the answer says why, and which token is the nearest.
+
+        Raises
+        ------
+        ValueError
+            The view is closed, or the question names something that is not in the trace.
+        """
         if self.trace is None:
             raise ValueError("this view is closed; run its cell again")
         if question.get("kind") == "saved":
@@ -99,7 +124,11 @@ class UpdateScope(View):
         return way(question)
 
     def foreseen(self) -> Iterable[dict[str, Any]]:
-        """Yield pictures of the selected parameter, of the others in this document, of other readers at this token."""
+        """Yield the questions that a saved page can answer.
+
+        They are about the selected parameter in all documents, the other parameters in this document, and other
+        readers at the selected token.
+        """
         assert self.trace is not None and self.selection is not None
         reader, chosen, pinned = self.selection.reader, self.selection.parameter, self.selection.pinned
         moved = self.head["moved"].get(reader, {"parameters": []})
@@ -129,7 +158,7 @@ class UpdateScope(View):
         return still_picture(self.trace, reader, self.selection.parameter)
 
     def close(self) -> None:
-        """Close the view, and let go of the trace and of the Δθ kept."""
+        """Close the view, and release the trace and the Δθ kept."""
         super().close()
         self._deltas.clear()
         self._peaks.clear()
@@ -146,7 +175,10 @@ class UpdateScope(View):
         return self._deltas[key]
 
     def _holding(self, parameter: str) -> xr.Dataset:
-        """Return the part of the trace that Δθ of a parameter is made of, in memory where that is small."""
+        """Return the variables of the trace from which Δθ of a parameter is computed.
+
+        Factors and norms are loaded into memory where they are small; the part of the last parameter is kept.
+        """
         assert self.trace is not None
         if self._part is None or self._part[0] != parameter:
             factors = [schema.key_name(parameter), schema.delta_name(parameter)]
@@ -161,7 +193,10 @@ class UpdateScope(View):
         return self._part[1]
 
     def _missing(self, reader: str, parameter: str, token: int) -> dict[str, Any] | None:
-        """Return why Δθ at a token cannot be shown, and where it can; None where it is there."""
+        """Return None where the trace gives Δθ at a token; else why not, and the nearest token at which it does.
+
+        The nearest token is of the same document where that has one, and None where Δθ is recorded at no token.
+        """
         assert self.trace is not None
         try:
             self._delta(reader, parameter, token)
@@ -175,7 +210,7 @@ class UpdateScope(View):
         return None
 
     def _spread(self, reader: str, parameter: str, document: int) -> list[int]:
-        """Return tokens of a document at which Δθ is there: after evenly spaced updates, the last among them."""
+        """Return up to 24 tokens of a document, each just after an update, evenly spaced, at which Δθ was recorded."""
         assert self.trace is not None
         tokens = kept_tokens(self.trace, reader, parameter)
         first, end = [*self.head["starts"], self.head["tokens"]][document : document + 2]
@@ -184,7 +219,10 @@ class UpdateScope(View):
         return [int(token) for token in tokens[picked]]
 
     def _peak(self, reader: str, parameter: str, document: int) -> dict[str, Any] | None:
-        """Return where Δθ is largest in a document: it sets the scale and the order of rows and columns there."""
+        """Return token, colour limit and row/column orders of a document's largest Δθ; None where there is none.
+
+        The largest is that with the largest drift, among the updates of `_spread`.
+        """
         assert self.trace is not None
         key = (reader, parameter, document)
         if key not in self._peaks:
