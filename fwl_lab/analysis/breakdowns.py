@@ -55,7 +55,7 @@ def gain_by_position(
 ) -> xr.Dataset:
     """Average the gain in buckets of `bucket` positions, counted from the document's start."""
     if isinstance(bucket, bool) or not isinstance(bucket, int | np.integer) or bucket < 1:
-        raise ValueError(f"bucket is {bucket!r}; expected a whole number of positions, at least 1.")
+        raise ValueError(f"a bucket must hold at least 1 token, not {bucket!r}; expected a whole number.")
     index = trace[POSITION].values // bucket
     starts = np.arange(index.max() + 1) * bucket
     labels = [f"{start:,}–{start + bucket - 1:,}" for start in starts]

@@ -42,9 +42,11 @@ from fwl_lab.readers.base import Reader
 from fwl_lab.readers.dynamic_evaluation.reader import DynamicEvaluationReader
 from fwl_lab.readers.fast_weights import FastWeightReader
 from fwl_lab.readers.rebuild import Given, reader_of
+from fwl_lab.readers.static import StaticReader
 from fwl_lab.trace import schema
 from fwl_lab.trace.arrays import text_array
-from fwl_lab.trace.lookup import default_reader, reader_facts, reader_names
+from fwl_lab.trace.configurations import differences
+from fwl_lab.trace.lookup import default_learner, reader_facts, reader_names
 
 #: Settings of the integration, by `Reader.learns`.
 QUADRATURES: dict[str, Quadrature] = {"block": block_paths.QUADRATURE, "model": model_paths.QUADRATURE}
@@ -76,7 +78,7 @@ def receipt(
         Index in the trace.
     reader : str, optional
         Name in the trace of a FastWeightReader or a DynamicEvaluationReader. None: see
-        `fwl_lab.trace.lookup.default_reader`.
+        `fwl_lab.trace.lookup.default_learner`.
     tolerance : float, optional
         Nats. The path is subdivided until the errors of its intervals, each the difference between the sum of the
         shares and the fall of the NLL, sum to at most this. None: 1e-4, for dynamic evaluation 5e-4. Infinite: the path
@@ -192,7 +194,7 @@ def add_receipts(
     found = receipts_of(
         model, trace, tokens, reader, tolerance=tolerance, leave_one_out=top, replay=False, readers=readers
     )
-    return with_receipts(trace, default_reader(trace) if reader is None else reader, found, top)
+    return with_receipts(trace, default_learner(trace) if reader is None else reader, found, top)
 
 
 def _reader(
@@ -205,7 +207,7 @@ def _reader(
     ValueError
         Receipts of this kind of reader cannot be made, or it cannot be made from the trace.
     """
-    name = default_reader(trace) if name is None and isinstance(trace, xr.Dataset) else str(name)
+    name = default_learner(trace) if name is None and isinstance(trace, xr.Dataset) else str(name)
     found = None if given is None else given.get(name)
     reader = found if isinstance(found, Reader) and found.learns is None else reader_of(model, trace, name, given)
     if reader.learns is None:
@@ -258,11 +260,11 @@ def _paths(reader: Reader, trace: xr.Dataset, name: str, first: int, stop: int) 
 
 def _slow_nll(trace: xr.Dataset, reader: Reader, paths: BlockPaths | ModelPaths, token: int) -> float:
     """Return the NLL of a token at θ₀, nats: the trace's, if it holds a reader of the same model that stays at θ₀."""
-    block = reader.model.block is not None
+    still = StaticReader(reader.model).configuration()
     others = json.loads(trace.attrs.get(schema.READER_HASHES, "{}"))  # readers of other weights, by name
     for name, facts in reader_facts(trace).items():
-        window = facts.configuration.get("window")
-        if not facts.adapts and facts.block == block and window == reader.model.window and name not in others:
+        told = "block" in facts.configuration and facts.block == still["block"]
+        if told and name not in others and not differences(facts.configuration, still):
             return float(trace[schema.NLL].sel({schema.READER: name}).values[token])
     return paths.slow(token)
 

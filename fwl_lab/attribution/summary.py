@@ -12,7 +12,7 @@ import xarray as xr
 
 from fwl_lab.trace import schema
 from fwl_lab.trace.arrays import text_array
-from fwl_lab.trace.lookup import default_reader, reader_facts, require_reader
+from fwl_lab.trace.lookup import default_learner, reader_facts, require_reader
 
 # Dimension and variables of a receipt.
 SOURCE: Final = "source"  # index in the trace of the last token that an update learned from
@@ -43,7 +43,7 @@ def receipt_summary(receipts: xr.Dataset | Sequence[xr.Dataset], *, reader: str 
     receipts : Dataset or sequence of Dataset
         Receipts, with all their sources; or a trace from `add_receipts`, which holds the strongest only.
     reader : str, optional
-        Reader of the trace whose receipts are meant; None: `default_reader` of the trace. Ignored unless a trace is
+        Reader of the trace whose receipts are meant; None: `default_learner` of the trace. Ignored unless a trace is
         given.
 
     Returns
@@ -67,7 +67,7 @@ def receipt_summary(receipts: xr.Dataset | Sequence[xr.Dataset], *, reader: str 
         There is no receipt, one is given twice, or they are of several readers.
     """
     if isinstance(receipts, xr.Dataset) and schema.TOKEN_ID in receipts.variables:
-        name = default_reader(receipts) if reader is None else require_reader(receipts, reader)
+        name = default_learner(receipts) if reader is None else require_reader(receipts, reader)
         kinds, distances, shares, facts = _of_trace(receipts, name)
     else:
         kinds, distances, shares, facts = _of_receipts([receipts] if isinstance(receipts, xr.Dataset) else receipts)

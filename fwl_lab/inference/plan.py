@@ -88,7 +88,12 @@ class Plan:
         if recorder.factors and factored is None and partial is not None:
             raise ValueError(
                 f"the factors of reader {partial!r} would not add up to its Δθ; expected Recorder(factors=False, "
-                "snapshots_every=...), or a plain fast-weight reader before it."
+                "snapshots_every=...), or a plain fast-weight reader beside it."
+            )
+        timeless = [name for name, reader in readers.items() if slow[name] and reader.update_every is None]
+        if timeless:
+            raise ValueError(
+                f"reader {timeless[0]!r} has fast weights and no `update_every`; expected the tokens between updates."
             )
         tokens, positions = {}, {}
         for name, reader in readers.items():

@@ -48,6 +48,7 @@ class Recording(Observer):
         self.norms = np.full(len(plan.parameters), np.nan)  # of Δθ after the last update
         self.tokens: dict[str, list[np.ndarray]] = {}  # by variable, values of the tokens since the last flush
         self.done, self.flushed = 0, 0  # updates that `updates` holds; tokens that are written
+        self.told = 0  # updates that the reader told of since the last flush
         if slow:
             norms = self.norms.copy()
             for parameter, weight in slow.items():
@@ -63,7 +64,8 @@ class Recording(Observer):
         """
         # With carried fast weights a document begins with the Δθ that the last one ended with.
         self.start = self.learnt = start
-        self.previous = {name: delta[0].detach() for name, delta in reader.fast_weights().items()}
+        self.reader = reader
+        self.previous = {name: self._own(delta[0]) for name, delta in reader.fast_weights(reader.state).items()}
         self.steps: dict[str, Tensor] = {}
         for name, delta in self.previous.items():
             self.norms[self.columns[name]] = _norm(delta)
@@ -128,7 +130,7 @@ class Recording(Observer):
                 )
             self._fill_unchanged(index)
             for name, rows in fast_weights().items():
-                delta, column = rows[0].detach(), self.columns[name]
+                delta, column = self._own(rows[0]), self.columns[name]
                 step = delta - self.previous[name]
                 length, last = _norm(step), self.steps.get(name)
                 self.updates[schema.UPDATE_NORM][index, column] = length
@@ -139,11 +141,12 @@ class Recording(Observer):
                 if self.plan.anchored[self.name][index] and name in self.plan.kept[self.name]:
                     self._snapshot(name, delta, index)
             self.updates[schema.DRIFT][index] = self.norms
-            self.done = index + 1
+            self.done, self.told = index + 1, self.told + 1
 
     def flush(self, stop: int) -> None:
         """Write what was collected of all tokens before the trace index `stop`, which have been read."""
         with self._timed():
+            self._check_complete(stop)
             self._fill_unchanged(int(np.searchsorted(self.plan.update_token, stop)))
             for variable, parts in self.tokens.items():
                 at = slice(self.flushed, stop)
@@ -157,7 +160,35 @@ class Recording(Observer):
                 for variable, values in self.updates.items():
                     self.writer.put(variable, values[at], self.row, at)
                 self.writer.put(schema.RETENTION, self.retention[at], self.row, at)
-            self.flushed = stop
+            self.flushed, self.told = stop, 0
+
+    def _check_complete(self, stop: int) -> None:
+        """Check that the reader told of every token and update since the last flush.
+
+        Raises
+        ------
+        RuntimeError
+            It did not: its `observe` leaves something out, and the trace would hold a gap that looks like a fact.
+        """
+        counts = {variable: sum(map(len, parts)) for variable, parts in self.tokens.items()}
+        learns = self.reader.learning and self.reader.step_scale != 0 and bool(self.columns)
+        kept = self.plan.kept.get(self.name, {}) if learns and self.name == self.plan.factored else ()
+        expected = [schema.TOP_ID] * bool(self.plan.recorder.top) + [schema.delta_name(parameter) for parameter in kept]
+        wrong = {name: (counts.get(name, 0), stop - self.flushed) for name in expected}
+        grid = self.plan.update_token[self.plan.own[self.name]]
+        if learns:
+            due = int(((grid >= self.flushed) & (grid < stop)).sum())
+            wrong["updates"] = (self.told, due)
+        for name, (told, due) in wrong.items():
+            if told != due:
+                raise RuntimeError(
+                    f"reader {self.name!r} told its observer of {told} of {due} values of {name!r}; its `observe` must "
+                    "tell of each token and update, or be left to `Reader`, which goes token by token."
+                )
+
+    def _own(self, delta: Tensor) -> Tensor:
+        """Return Δθ of a parameter, a copy where the reader may change its own in place."""
+        return delta.detach().clone() if self.reader.in_place else delta.detach()
 
     def _snapshot(self, parameter: str, delta: Tensor, index: int) -> None:
         """Write Δθ of a parameter at a place of the grid, whole or as its leading singular directions."""

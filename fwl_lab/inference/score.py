@@ -93,6 +93,11 @@ def _check(model: Any, documents: Any, readers: Any, record: Any, max_tokens: An
     for name, reader in readers.items():
         if isinstance(reader, type) or not callable(getattr(reader, "read", None)):
             raise ValueError(f"readers[{name!r}] is {reader!r:.80}; expected a reader, such as StaticReader(model).")
+        if record is not None and not isinstance(reader, Reader):
+            raise ValueError(
+                f"readers[{name!r}] is a {type(reader).__name__}, which can be scored and not recorded; expected a "
+                "subclass of fwl_lab.Reader, or record=None."
+            )
         twice = next((other for other, one in readers.items() if one is reader and other != name), None)
         if twice is not None:
             raise ValueError(

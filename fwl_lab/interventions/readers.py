@@ -18,7 +18,7 @@ from fwl_lab.interventions.surgery import Surgery
 from fwl_lab.ops.observer import Deltas, Observer, Observers
 from fwl_lab.readers.base import Reader
 from fwl_lab.readers.dynamic_evaluation.reader import DynamicEvaluationReader
-from fwl_lab.readers.dynamic_evaluation.state import take_step
+from fwl_lab.readers.dynamic_evaluation.row_optimizers import take_step
 from fwl_lab.readers.fast_weights import FastWeightReader, FastWeightReaderState
 
 

@@ -22,7 +22,7 @@ from fwl_lab.readers.rebuild import Given, reader_of
 from fwl_lab.trace import schema
 from fwl_lab.trace.arrays import Array
 from fwl_lab.trace.configurations import encode_configurations
-from fwl_lab.trace.lookup import default_reader, reader_configurations, reader_names
+from fwl_lab.trace.lookup import default_learner, reader_configurations, reader_names
 from fwl_lab.trace.writer import TraceWriter
 
 #: Variables that a replay copies of every reader of the old trace.
@@ -57,7 +57,7 @@ def replay(
         Its tokens are indices in the trace.
     reader : str, optional
         Name in the trace of the reader to operate on: one with a fast-weight block, or dynamic evaluation. None: see
-        `fwl_lab.trace.lookup.default_reader`.
+        `fwl_lab.trace.lookup.default_learner`.
     readers : mapping from name to Reader or factory, optional
         The readers that were given to `score`, or functions from the model to them; needed for a reader whose settings
         the trace does not hold completely.
@@ -86,7 +86,7 @@ def replay(
     """
     if not isinstance(surgery, Surgery):
         raise ValueError(f"surgery is a {type(surgery).__name__}; expected a Surgery(...).")
-    reader = default_reader(trace) if reader is None else reader
+    reader = default_learner(trace) if reader is None else reader
     plain = reader_of(model, trace, reader, readers)
     name, old = f"{reader}: {surgery}", reader_names(trace)
     if name in old:

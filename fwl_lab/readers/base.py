@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -34,15 +34,8 @@ class Reader(Description, ABC):
     padding (weight 0) follows them. Its model's weights never change. A kind of reader defines :meth:`initial_state`,
     :meth:`step` and :meth:`logits`, where it has fast weights :meth:`fast_weights` and :attr:`update_every`, and says
     of itself what `Description` lists; this class expands, forks, saves, restores and carries the state, and records.
-
-    Attributes
-    ----------
-    in_place : bool
-        Whether :meth:`step` writes into the state that it is given. A fork of such a reader copies the state, and a
-        call that was interrupted leaves it broken until it is reset.
     """
 
-    in_place: ClassVar[bool] = False
     _now: Standing
 
     def __init__(self, model: LanguageModel, *, step_scale: float = 1.0) -> None:
@@ -127,6 +120,14 @@ class Reader(Description, ABC):
         """
         return observe_token_by_token(self, state, inputs, labels, weights, observer)
 
+    @property
+    def in_place(self) -> bool:
+        """Whether :meth:`step` writes into the state that it is given.
+
+        A fork of such a reader copies the state, and a call that was interrupted leaves it broken until it is reset.
+        """
+        return False
+
     # -- the contract ---------------------------------------------------------------------------------------------
 
     @property
@@ -187,6 +188,7 @@ class Reader(Description, ABC):
         tokens, weights = tokens.to(self.model.device, torch.long), weights.to(self.model.device)
         now = self._now if len(tokens) == len(self.last) else self._now.expand(len(tokens))
         if not tokens.shape[1]:
+            self._now = now
             dtype = torch.promote_types(self.model.dtype, torch.float32)
             return Scores(torch.zeros(tokens.shape, dtype=dtype, device=self.model.device))
         valid = weights != 0
@@ -197,6 +199,11 @@ class Reader(Description, ABC):
         inputs = torch.cat([now.last, history.gather(1, order[:, :-1])], 1)
         self._interrupted = self.in_place
         nll, state = self._step(now.state, inputs, labels, weights)
+        if nll.shape != labels.shape:
+            raise ValueError(
+                f"{type(self).__name__}.step returned scores {tuple(nll.shape)}; expected {tuple(labels.shape)}, one "
+                "for each label."
+            )
         nll = nll.where(valid, 0.0)
         check_finite(nll, lambda: self.fast_weights(state))
         self._now = Standing(state, history.gather(1, order[:, -1:]), now.seen + valid.sum(1), False)
@@ -253,7 +260,8 @@ class Reader(Description, ABC):
         missing = [name for name in ("last", "seen", "fresh") if name not in tensors]
         if missing:
             raise ValueError(
-                f"this is no reader's state: {missing[0]!r} is missing; expected what state_dict() returned."
+                f"this is no reader's state, or one of an older version: {missing[0]!r} is missing; expected what "
+                "state_dict() returned."
             )
         like = self._like(tensors, len(tensors["last"]))
         self._now = Standing.from_tensors(like, tensors, self.model.device)

@@ -19,8 +19,9 @@ class Description:
         Whether each token makes an update of its own, so that Δθ also moves between the updates of the grid.
     learns : "block", "model" or None
         Whose parameters its updates are gradient steps of: a fast-weight block's, token by token, or the whole
-        model's, segment by segment. Receipts and surgery ask this. A subclass does not inherit it: what it changes
-        may be the updates.
+        model's, segment by segment. Receipts and surgery ask this of `FastWeightReader` and
+        `DynamicEvaluationReader`, whose parts they use; leave it None elsewhere. A subclass does not inherit it: what
+        it changes may be the updates.
     model : LanguageModel
     step_scale : float
         Multiplies every update.
@@ -68,8 +69,8 @@ class Description:
         return {
             "kind": type(self).__name__, "label": self.label or type(self).__name__.removesuffix("Reader"),
             "adapts": self.adapts, "update_every": self.update_every, "every_token": self.every_token,
-            "forgets": self.forgets, "block": self.model.block is not None, "window": self.model.window,
-            "step_scale": self.step_scale, "learning": self.learning,
+            "forgets": self.forgets, "learns": self.learns, "block": self.model.block is not None,
+            "window": self.model.window, "step_scale": self.step_scale, "learning": self.learning,
         } | self.settings()  # fmt: skip
 
 

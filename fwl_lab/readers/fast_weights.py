@@ -14,6 +14,7 @@ from fwl_lab.ops.linear_attention import CHUNK
 from fwl_lab.ops.observer import Observer
 from fwl_lab.readers.base import Reader
 from fwl_lab.readers.description import model_of
+from fwl_lab.readers.observe import observes_its_own_step
 
 
 class FastWeightReaderState(NamedTuple):
@@ -126,8 +127,8 @@ class FastWeightReader(Reader):
 
     @property
     def factors(self) -> bool:
-        """Whether each token's factors add up to Δθ; True, since its update of a matrix is an outer product."""
-        return True
+        """Whether each token's factors are told and add up to Δθ; not where a subclass redefines `step` alone."""
+        return observes_its_own_step(type(self))
 
     @property
     def forgets(self) -> bool:

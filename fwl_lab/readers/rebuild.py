@@ -10,7 +10,7 @@ from fwl_lab.readers.base import Reader
 from fwl_lab.readers.named import KINDS
 from fwl_lab.trace import schema
 from fwl_lab.trace.configurations import describe, differences
-from fwl_lab.trace.lookup import reader_configurations, require_reader
+from fwl_lab.trace.lookup import reader_configurations, require_reader, with_facts
 
 #: A reader that is set as the one of a trace was, or a function from the model to such a reader.
 Given = Reader | Callable[[LanguageModel], Reader]
@@ -79,6 +79,7 @@ def reader_of(model: LanguageModel, trace: xr.Dataset, name: str, given: Mapping
     theirs = reader_configurations(trace).get(name)
     if theirs is None:
         raise ValueError(f"the trace does not say how reader {name!r} was set; expected one written by score().")
+    theirs = dict(with_facts(theirs))
     hashes = trace.attrs.get(schema.MODEL_HASH), model.weight_hash()
     if hashes[0] != hashes[1]:
         raise ValueError(

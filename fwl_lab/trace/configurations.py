@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 #: Facts that follow from a reader's kind, model and other settings, so that two readers never differ in these alone.
-DERIVED = frozenset({"label", "adapts", "update_every", "every_token", "forgets", "block"})
+DERIVED = frozenset({"label", "adapts", "update_every", "every_token", "forgets", "learns", "block"})
 
 
 def encode_configurations(configurations: Mapping[str, Mapping[str, Any]]) -> str:

@@ -14,6 +14,8 @@ import xarray as xr
 from fwl_lab.trace import schema
 from fwl_lab.trace.configurations import decode_configurations
 
+CHUNK = 64  # tokens between recorded updates of a block without inner batches, in traces of older versions
+
 
 @dataclass(frozen=True)
 class ReaderFacts:
@@ -38,6 +40,8 @@ class ReaderFacts:
         Whether a decay or a cap may shrink Δθ when an update is complete.
     block : bool
         Whether its model has a fast-weight block.
+    learns : "block", "model" or None
+        Whose parameters its updates are gradient steps of, where receipts and surgery know them.
     configuration : mapping
         All of its settings, as JSON values; empty where the trace holds none.
     """
@@ -50,23 +54,25 @@ class ReaderFacts:
     every_token: bool
     forgets: bool
     block: bool
+    learns: str | None
     configuration: Mapping[str, Any]
 
     @classmethod
     def of(cls, name: str, configuration: Mapping[str, Any]) -> "ReaderFacts":
         """Make the facts of a reader's `configuration()`; an empty one is taken for a reader that does not adapt."""
+        configuration = with_facts(configuration)
         given = configuration.get
-        # Traces written before readers listed these facts give the interval of dynamic evaluation as "segment".
-        update_every = given("update_every", given("segment"))
+        update_every = given("update_every")
         return cls(
             name=name,
             label=str(given("label") or name),
             kind=str(given("kind") or schema.UNKNOWN),
-            adapts=bool(given("adapts", update_every is not None)),
+            adapts=bool(given("adapts")),
             update_every=update_every,
             every_token=bool(given("every_token")),
             forgets=bool(given("forgets")),
             block=bool(given("block")),
+            learns=given("learns"),
             configuration=configuration,
         )
 
@@ -79,6 +85,22 @@ class ReaderFacts:
     def tokens_per_update(self) -> int:
         """Number of tokens that one update learned from; 1 where the trace does not say."""
         return 1 if self.every_token or self.update_every is None else self.update_every
+
+
+def with_facts(configuration: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a configuration with the facts that those written by older versions left to their reader to guess."""
+    if "adapts" in configuration or "kind" not in configuration:
+        return configuration
+    block, segment = "inner_batch" in configuration, configuration.get("segment")
+    operated = "surgery" in configuration
+    facts: dict[str, Any] = {
+        "adapts": block or segment is not None or "theta" in configuration,
+        "update_every": (configuration["inner_batch"] or CHUNK) if block else segment,
+        "every_token": block,
+        "forgets": bool(configuration.get("decay") or configuration.get("cap")) and block,
+        "learns": None if operated else "block" if block else "model" if segment is not None else None,
+    }
+    return {**configuration, **facts} | ({"block": block} if block or segment is not None else {})
 
 
 def reader_names(trace: xr.Dataset) -> list[str]:
@@ -146,6 +168,16 @@ def default_reader(trace: xr.Dataset) -> str:
 
     best = max(facts.values(), key=rank)  # the first of equals
     return best.name if rank(best) else list(facts)[-1]
+
+
+def default_learner(trace: xr.Dataset) -> str:
+    """Return the reader whose updates receipts and replays take where none is named.
+
+    That is the first of those that learn with every token, or else the first of those that step, whose updates are
+    known; where there is none, :func:`default_reader`.
+    """
+    known = [one for one in reader_facts(trace).values() if one.learns is not None]
+    return max(known, key=lambda one: one.every_token).name if known else default_reader(trace)
 
 
 def require_reader(trace: xr.Dataset, name: str) -> str:

@@ -147,3 +147,8 @@ def select_statistics(
         return statistics
     squares = dict(zip(names, statistics.sum_of_squares, strict=True))
     return GradientStatistics(tuple(squares[name] for name in selected), statistics.batches)
+
+
+def weight_versions(model: LanguageModel) -> list[tuple[int, int, torch.dtype]]:
+    """Return what changes when a model's weights do: where each lies, how often it was written to, its dtype."""
+    return [(p.data_ptr(), p._version, p.dtype) for p in model.parameters()]

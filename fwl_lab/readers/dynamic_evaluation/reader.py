@@ -21,18 +21,11 @@ from fwl_lab.readers.description import model_of
 from fwl_lab.readers.dynamic_evaluation.batched import Together
 from fwl_lab.readers.dynamic_evaluation.groups import groups, most_together
 from fwl_lab.readers.dynamic_evaluation.optimizers import MakeOptimizer, optimizer_from, tuned_optimizer
-from fwl_lab.readers.dynamic_evaluation.parameters import adapt, select_statistics, shared_parts
-from fwl_lab.readers.dynamic_evaluation.state import (
-    DocumentState,
-    DynamicEvaluationState,
-    RowOptimizers,
-    leaves_of,
-    take_step,
-)
+from fwl_lab.readers.dynamic_evaluation.parameters import adapt, select_statistics, shared_parts, weight_versions
+from fwl_lab.readers.dynamic_evaluation.row_optimizers import RowOptimizers, take_step
+from fwl_lab.readers.dynamic_evaluation.state import DocumentState, DynamicEvaluationState, leaves_of
 from fwl_lab.readers.standing import STATE
 from fwl_lab.readers.static import StaticReader, StaticState
-
-WEIGHTS = f"{STATE}weights."  # begins the names of adapted parameters in a state dict
 
 #: With step scale 0 nothing is learned, and all documents are read together, bit for bit as StaticReader reads them.
 State = DynamicEvaluationState | StaticState
@@ -70,7 +63,6 @@ class DynamicEvaluationReader(Reader):
 
     label = "dynamic evaluation"
     learns = "model"
-    in_place = True
 
     def __init__(
         self,
@@ -90,26 +82,43 @@ class DynamicEvaluationReader(Reader):
                 "such as lambda parameters: torch.optim.SGD(parameters, 1e-3), or None for the model's own rule."
             )
         self.segment, self.parameters = segment, parameters
-        # With LoRA this is a model of its own over the same weights; otherwise it is the model.
-        self.adapted, self.slow = adapt(model, parameters)
         if optimizer is None:
-            optimizer = tuned_optimizer(model, select_statistics(model.gradient_statistics, model, self.slow))
+            statistics = select_statistics(model.gradient_statistics, model, adapt(model, parameters)[1])
+            optimizer = tuned_optimizer(model, statistics)
         self.make_optimizer = optimizer
+        self._prepare(model)
+        super().__init__(model, step_scale=step_scale)
+
+    def _prepare(self, model: LanguageModel) -> None:
+        """Make all that depends on the model's weights as they are."""
+        # With LoRA this is a model of its own over the same weights; otherwise it is the model.
+        self.adapted, self.slow = adapt(model, self.parameters)
         leaves = [parameter.detach().requires_grad_(True) for parameter in self.slow.values()]
-        self._row_optimizers = RowOptimizers(leaves, optimizer(leaves))
+        self._row_optimizers = RowOptimizers(leaves, self.make_optimizer(leaves))
         self._static = StaticReader(model)
-        self._bound: dict[str, Tensor] | None = None  # the weights that `_optimizers` are over
-        self._optimizers: list[tuple[Weights, Optimizer]] = []
         # Modules of its own over the same weights: the model is never written to, also not for a moment.
         self._calls = FunctionalCalls(self.adapted, keep=shared_parts(self.adapted))
+        self.__dict__.pop("_together", None)
         self.fixed = {n: p.detach() for n, p in self.adapted.named_parameters() if n not in self.slow}
-        super().__init__(model, step_scale=step_scale)
+        self._prepared = weight_versions(model)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether `step` changes weights in place; where nothing is learned it does not."""
+        return not isinstance(self.state, StaticState)
+
+    def reset(self, *, carry: bool = False) -> None:
+        """Begin new documents; see `Reader.reset`. Weights of the model that were changed meanwhile are taken up."""
+        if not carry and weight_versions(self.model) != self._prepared:
+            self._prepare(self.model)
+        super().reset(carry=carry)
+        if not carry:
+            self._row_optimizers.forget()
 
     def initial_state(self, rows: int) -> State:
         """Return the state of `rows` documents of which nothing has been read."""
-        if self.step_scale == 0 or not self.learning:
-            return self._static.initial_state(rows)
-        return self._at_start(rows)
+        learns = self.step_scale != 0 and self.learning
+        return self._at_start(rows) if learns else self._static.initial_state(rows)
 
     def _at_start(self, rows: int) -> DynamicEvaluationState:
         weights = {name: p.detach()[None].repeat(rows, *[1] * p.ndim) for name, p in self.slow.items()}
@@ -231,7 +240,7 @@ class DynamicEvaluationReader(Reader):
         for index, (row, document) in enumerate(zip(rows, documents, strict=True)):
             kept = document.optimizer
             if learning:
-                own, optimizer = self._optimizers_of(state)[row]
+                own, optimizer = self._row_optimizers.of(state)[row]
                 place = int(document.before.seen) + self.segment - 1
                 self._update(place, own, optimizer, [None if g is None else g[index].contiguous() for g in gradients])
                 kept = self._row_optimizers.kept(list(own.values()), optimizer)
@@ -241,16 +250,6 @@ class DynamicEvaluationReader(Reader):
     def _update(self, place: int, weights: Weights, optimizer: Optimizer, gradients: Sequence[Tensor | None]) -> None:
         """Take one step along the gradients of a segment whose last token stands at position `place`; in place."""
         take_step(list(weights.values()), optimizer, gradients, self.step_scale)
-
-    def _optimizers_of(self, state: DynamicEvaluationState) -> list[tuple[Weights, Optimizer]]:
-        """Each document's weights, leaf tensors that are rows of the stack, and its optimizer over them."""
-        if self._bound is not state.weights:
-            self._optimizers = []
-            for row, document in enumerate(state.documents):
-                own = {name: stacked[row].detach().requires_grad_(True) for name, stacked in state.weights.items()}
-                self._optimizers.append((own, self._row_optimizers.over(list(own.values()), document.optimizer)))
-            self._bound = state.weights
-        return self._optimizers
 
     def logits(self, state: State, last: Tensor) -> Tensor:
         """Return the logits (B, V) of the token after `last` (B, 1)."""
@@ -266,7 +265,8 @@ class DynamicEvaluationReader(Reader):
     def fork(self) -> Self:
         """Return a reader that has read the same and goes its own way; it copies what adapts."""
         twin = super().fork()
-        twin._bound, twin._optimizers = None, []
+        if self.in_place:
+            twin._row_optimizers = self._row_optimizers.fork(self.state, twin.state)
         return twin
 
     def fast_weights(self, state: State | None = None) -> dict[str, Tensor]:
@@ -310,20 +310,18 @@ class DynamicEvaluationReader(Reader):
 
     def _like(self, tensors: Mapping[str, Tensor], rows: int) -> State:
         # What has learned goes on as it is, though this reader may learn no more.
-        return (
-            self._at_start(rows)
-            if any(name.startswith(WEIGHTS) for name in tensors)
-            else self._static.initial_state(rows)
-        )
+        learned = any(name.startswith(f"{STATE}weights.") for name in tensors)
+        return self._at_start(rows) if learned else self._static.initial_state(rows)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return all that was read, as a flat dict of tensors."""
-        return super().state_dict() | {"segment": torch.tensor(self.segment)}
+        return super().state_dict() | {"segment": torch.tensor(self.segment)} | self._row_optimizers.facts()
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Go on where another reader of the same kind and model stood."""
         if (theirs := int(tensors.get("segment", torch.tensor(self.segment)))) != self.segment:
             raise ValueError(f"the state was saved with segments of {theirs} tokens, not {self.segment}.")
+        self._row_optimizers.check(tensors)
         try:
             super().load_state_dict(tensors)
         except ValueError as error:

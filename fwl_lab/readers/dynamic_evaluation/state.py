@@ -5,19 +5,14 @@ Any optimizer can thus step one document alone, and documents can be read togeth
 Documents may be at different places in their segments, so everything else is a tuple with one entry per row.
 """
 
-import copy
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from fwl_lab.models.context import Context
 from fwl_lab.ops.state import Rows
-from fwl_lab.readers.dynamic_evaluation.optimizers import DynamicEvaluationRMS, DynamicEvaluationSGD
-
-CONSTANTS = ("theta0", "scale", "mean_scale")  # entries of a published rule's state that never change
 
 
 class DocumentState(NamedTuple):
@@ -85,81 +80,13 @@ class DynamicEvaluationState(NamedTuple):
     documents: Rows
 
 
-class RowOptimizers:
-    """Maker of optimizers for single documents, over rows of stacked weights: copies of one optimizer made at θ₀.
-
-    Parameters
-    ----------
-    leaves : sequence of Tensor
-        θ₀ of the adapted parameters, as leaf tensors; unchanged.
-    optimizer : Optimizer
-        Over `leaves`; it is only copied, and takes no step.
-    """
-
-    def __init__(self, leaves: Sequence[Tensor], optimizer: Optimizer) -> None:
-        self.leaves, self.optimizer = list(leaves), optimizer
-        published = isinstance(optimizer, DynamicEvaluationSGD | DynamicEvaluationRMS)
-        self.names = CONSTANTS if published else ()
-        # All documents share one copy of the constants.
-        states = optimizer.state.values()
-        self.constants = {id(x): x for state in states for name, x in state.items() if name in self.names}
-
-    def hyperparameters(self) -> dict[str, Any]:
-        """Return the optimizer's name and hyperparameters, as JSON values; those that are none are left out."""
-        settings = {k: list(v) if isinstance(v, tuple) else v for k, v in self.optimizer.param_groups[0].items()}
-        values = {
-            name: value
-            for name, value in settings.items()
-            if all(isinstance(x, int | float | str) for x in (value if isinstance(value, list) else [value]))
-        }
-        return {"optimizer": type(self.optimizer).__name__, **values}
-
-    def over(self, weights: Sequence[Tensor], kept: Mapping[str, Tensor]) -> Optimizer:
-        """Return the optimizer of one document, over its leaf tensors `weights` and with its state `kept`."""
-        memo = {id(old): new for old, new in zip(self.leaves, weights, strict=True)} | self.constants
-        optimizer: Optimizer = copy.deepcopy(self.optimizer, memo)
-        for key, value in kept.items():
-            index, _, name = key.partition(".")
-            optimizer.state[weights[int(index)]][name] = value.clone()
-        return optimizer
-
-    def kept(self, weights: Sequence[Tensor], optimizer: Optimizer) -> dict[str, Tensor]:
-        """Return the state of an optimizer of :meth:`over`, without constants; see `DocumentState.optimizer`."""
-        return {
-            f"{index}.{name}": torch.as_tensor(value)
-            for index, weight in enumerate(weights)
-            for name, value in optimizer.state.get(weight, {}).items()
-            if name not in self.names
-        }
-
-
-@torch.no_grad()
-def take_step(
-    weights: Sequence[Tensor], optimizer: Optimizer, gradients: Sequence[Tensor | None], scale: float
-) -> None:
-    """Update weights in place by one step of an optimizer, with the whole change multiplied by `scale`.
-
-    Parameters
-    ----------
-    weights : sequence of Tensor
-        Leaf tensors that the optimizer updates.
-    optimizer : Optimizer
-    gradients : sequence of Tensor or None
-        Of each weight.
-    scale : float
-        Factor of the change, the optimizer's own decay included.
-    """
-    old = [] if scale == 1 else [weight.detach().clone() for weight in weights]
-    for weight, gradient in zip(weights, gradients, strict=True):
-        weight.grad = gradient
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    for weight, start in zip(weights, old, strict=False):
-        weight.copy_(torch.lerp(start, weight, scale))
-
-
 def leaves_of(state: DynamicEvaluationState, rows: list[int]) -> dict[str, Tensor]:
     """Return the weights (len(rows), ...) of some documents as leaf tensors; views where the rows are consecutive."""
     together = rows[-1] - rows[0] == len(rows) - 1
     at = slice(rows[0], rows[-1] + 1) if together else torch.tensor(rows)
     return {name: stacked[at].detach().requires_grad_(True) for name, stacked in state.weights.items()}
+
+
+def row_of(state: DynamicEvaluationState, row: int) -> dict[str, Tensor]:
+    """Return the weights of one document as leaf tensors: rows of the stack, not copies."""
+    return {name: stacked[row].detach().requires_grad_(True) for name, stacked in state.weights.items()}

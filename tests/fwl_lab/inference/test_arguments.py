@@ -78,7 +78,7 @@ def test_a_step_scale_is_a_finite_number(scale: Any) -> None:
 
 @pytest.mark.parametrize("bucket", [2.5, 0, True, "512"])
 def test_a_bucket_is_a_whole_number_of_positions(bucket: Any) -> None:
-    with pytest.raises(ValueError, match=r"bucket is .*; expected a whole number of positions"):
+    with pytest.raises(ValueError, match=r"at least 1 token, not .*; expected a whole number"):
         gain_by_position(make_trace(tokens=50), bucket)
 
 

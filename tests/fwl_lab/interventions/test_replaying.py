@@ -20,6 +20,7 @@ from fwl_lab import (
     make_readers,
     open_trace,
     operate,
+    receipt,
     replay,
     score,
 )
@@ -236,3 +237,14 @@ def test_between_its_updates_a_snapshot_is_given_only_where_nothing_was_learned(
             found = fast_weight(trace, "a", parameter, token).values
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
             assert np.abs(found).max() > 1e-4
+
+
+def test_a_replay_of_a_replay_takes_the_plain_reader_again(model: LanguageModel, trace: xr.Dataset) -> None:
+    """The new trace holds the factors of the reader under surgery, which is not one to operate on, or to split."""
+    first = replay(model, trace, Surgery(drop=[3], name="first"), record=Recorder(factors=True))
+    assert first.attrs["factored"] == "fwl: first"
+    second = replay(model, first, Surgery(drop=[5], name="second"))
+    assert [str(name) for name in second["reader"].values][-2:] == ["fwl: first", "fwl: second"]
+    split, expected = (receipt(model, one, 20, replay=False) for one in (first, trace))
+    assert split.attrs["reader"] == "fwl" == expected.attrs["reader"]
+    np.testing.assert_allclose(split["share"].values, expected["share"].values, atol=1e-6)

@@ -24,7 +24,8 @@ from fwl_lab import (
     score,
 )
 from fwl_lab.readers.rebuild import from_configuration, reader_of
-from fwl_lab.trace.configurations import differences
+from fwl_lab.trace.configurations import differences, encode_configurations
+from fwl_lab.trace.lookup import default_reader, reader_configurations, reader_facts
 from tests.helpers.models import DOCUMENTS, SEGMENT, fill_block, make_text_model, rms, sgd
 
 
@@ -121,3 +122,23 @@ def test_differences_are_of_settings_and_not_of_what_follows_from_them() -> None
     assert differences(a, a | {"label": "y", "betas": [0.9, 0.99]}) == {}
     assert differences(a, a | {"segment": 32, "more": 1}) == {"segment": (64, 32), "more": (None, 1)}
     assert differences(a, a | {"kind": "B", "segment": 32}) == {"kind": ("A", "B")}
+
+
+def test_a_trace_of_an_older_version_is_read_as_before(model: LanguageModel, trace: xr.Dataset) -> None:
+    """Its readers said less of themselves: fast weights were taken for a reader that stays where it is."""
+    facts = ("label", "adapts", "update_every", "every_token", "forgets", "learns", "block")
+    said = {
+        name: {k: v for k, v in one.items() if k not in facts} for name, one in reader_configurations(trace).items()
+    }
+    old, now = reader_facts(trace.assign_attrs(readers=encode_configurations(said))), reader_facts(trace)
+    for name in ("learns", "learns by halves", "follows", "follows a part", "copies", "the model alone"):
+        for fact in ("adapts", "update_every", "every_token", "forgets", "learns"):
+            assert getattr(old[name], fact) == getattr(now[name], fact), f"{name}: {fact}"
+    assert default_reader(older) == default_reader(trace) == "learns"
+    token = int((trace["document"].values == 0).sum()) - 1
+    for name in ("learns", "follows"):
+        found, expected = (receipt(model, one, token, name, replay=False) for one in (older, trace))
+        np.testing.assert_allclose(found["share"].values, expected["share"].values, atol=1e-6)
+        assert found.attrs["gain"] == pytest.approx(expected.attrs["gain"], abs=1e-5)
+    again = replay(model, older, Surgery(drop=[3]), reader="learns")
+    assert again.sizes["reader"] == trace.sizes["reader"] + 1

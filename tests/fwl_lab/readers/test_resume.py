@@ -55,7 +55,9 @@ def read_and_save(folder: Path, what: str = "", whose: str = "") -> None:
                 continue
             last = call == STOPPED and name == whose
             if last and what == "read":  # the last layer has run, and nothing that follows it
-                reader.model.network.base_model.layers[-1].register_forward_hook(lambda *_: hang())
+                # Dynamic evaluation reads with modules of its own.
+                reads = reader._calls.module if isinstance(reader, DynamicEvaluationReader) else reader.model
+                reads.network.base_model.layers[-1].register_forward_hook(lambda *_: hang())
             nll = read_call(reader, call)
             if last and what == "save":  # the new state is written, and not yet in the old one's place
                 Path.replace = lambda *_: hang()  # type: ignore[assignment, method-assign]

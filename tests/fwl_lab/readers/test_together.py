@@ -13,7 +13,8 @@ from fwl_lab.ops.observer import Deltas, Observer
 from fwl_lab.ops.state import expand_rows
 from fwl_lab.readers.dynamic_evaluation import groups as grouping
 from fwl_lab.readers.dynamic_evaluation.batched import Together
-from fwl_lab.readers.dynamic_evaluation.state import DynamicEvaluationState, RowOptimizers, leaves_of, take_step
+from fwl_lab.readers.dynamic_evaluation.row_optimizers import RowOptimizers, take_step
+from fwl_lab.readers.dynamic_evaluation.state import DynamicEvaluationState, leaves_of
 from tests.helpers.models import FAMILIES, SEGMENT, WINDOW, make_model, make_tokens, rms, sgd
 
 
@@ -161,7 +162,7 @@ def test_documents_share_a_stack_that_an_optimizer_steps_row_by_row() -> None:
     state = expand_rows(reader.initial_state(1), 3)
     assert isinstance(state, DynamicEvaluationState)
     name = next(iter(state.weights))
-    own, optimizer = reader._optimizers_of(state)[1]
+    own, optimizer = reader._row_optimizers.of(state)[1]
     take_step(list(own.values()), optimizer, [torch.ones_like(w) for w in own.values()], 0.5)
     expected = reader.slow_weights()[name].repeat(3, 1)
     expected[1] -= 0.5
