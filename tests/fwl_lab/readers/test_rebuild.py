@@ -130,7 +130,8 @@ def test_a_trace_of_an_older_version_is_read_as_before(model: LanguageModel, tra
     said = {
         name: {k: v for k, v in one.items() if k not in facts} for name, one in reader_configurations(trace).items()
     }
-    old, now = reader_facts(trace.assign_attrs(readers=encode_configurations(said))), reader_facts(trace)
+    older = trace.assign_attrs(readers=encode_configurations(said))
+    old, now = reader_facts(older), reader_facts(trace)
     for name in ("learns", "learns by halves", "follows", "follows a part", "copies", "the model alone"):
         for fact in ("adapts", "update_every", "every_token", "forgets", "learns"):
             assert getattr(old[name], fact) == getattr(now[name], fact), f"{name}: {fact}"
