@@ -47,6 +47,8 @@ COLOURS: Final = {
     "slow_control": "#a08a3a",
     "more_context": "#7a6ad8",
 }
+#: Names that the library gives to one kind of reader, and whether that kind adapts.
+USUAL_KINDS: Final = {BASE: False, STATIC: False, DYNAMIC_EVALUATION: True, FWL: True, NEURAL_CACHE: True}
 #: For lines that are not readers; more than these are coloured along a scale.
 CATEGORIES: Final = (ACCENT, "#db7c00", "#009e73", "#c0588a", "#7a6ad8", "#a08a3a", "#56a5c9", "#b5651d")
 #: For readers of any other name, before the colours above that no reader has taken.
@@ -76,7 +78,8 @@ class Style(NamedTuple):
 def styles(readers: Mapping[str, ReaderFacts]) -> dict[str, Style]:
     """Return how each of some readers is shown beside the others, by name."""
     chosen = _colours(readers)
-    return {name: Style(label(name), chosen[name], _dash(facts)) for name, facts in readers.items()}
+    labels = {name: label(name) if _is_usual(facts) else name for name, facts in readers.items()}
+    return {name: Style(labels[name], chosen[name], _dash(facts)) for name, facts in readers.items()}
 
 
 def trace_styles(trace: xr.Dataset) -> dict[str, Style]:
@@ -103,7 +106,7 @@ def _dash(facts: ReaderFacts) -> str:
 
 def _colours(readers: Mapping[str, ReaderFacts]) -> dict[str, str]:
     """Return a colour for each reader: its name's, else its kind's where that is free, else one that is left."""
-    chosen = {name: COLOURS[name] for name in readers if name in COLOURS}
+    chosen = {name: COLOURS[name] for name, facts in readers.items() if name in COLOURS and _is_usual(facts)}
     for name, facts in readers.items():
         if name not in chosen and _described(facts) and (colour := COLOURS[_kind(facts)]) not in chosen.values():
             chosen[name] = colour
@@ -117,6 +120,13 @@ def _colours(readers: Mapping[str, ReaderFacts]) -> dict[str, str]:
 def _described(facts: ReaderFacts) -> bool:
     """Return whether the trace holds what the reader said of itself."""
     return "adapts" in facts.configuration
+
+
+def _is_usual(facts: ReaderFacts) -> bool:
+    """Return whether a reader is of the kind that the library makes under its name; other names mean no kind."""
+    if not _described(facts) or facts.name not in USUAL_KINDS:
+        return True
+    return facts.adapts == USUAL_KINDS[facts.name] and (not facts.adapts or _kind(facts) == facts.name)
 
 
 def _kind(facts: ReaderFacts) -> str:
