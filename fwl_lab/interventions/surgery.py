@@ -91,11 +91,6 @@ class Surgery:
         """Factor of each token's update, by token, where it is not 1."""
         return {**dict(self.token_scale), **dict.fromkeys(self.drop, 0.0)}  # type: ignore[arg-type]
 
-    @property
-    def edits(self) -> bool:
-        """Whether singular directions of Δθ are removed."""
-        return self.rank is not None or any(map(len, self.remove_directions.values()))
-
     def kept_directions(self, parameter: str, shape: Sequence[int]) -> list[int] | None:
         """Return the singular directions of a parameter's Δθ that are kept; None: all, or it is not a matrix."""
         if len(shape) != 2:

@@ -37,7 +37,7 @@ NAMED: dict[str, NamedReader] = {
 USUAL = (BASE, STATIC, DYNAMIC_EVALUATION, FWL)
 
 #: Kinds of readers that can be made again from what a trace says of them.
-KINDS: dict[str, type[Reader]] = {
+REBUILDABLE: dict[str, type[Reader]] = {
     kind.__name__: kind for kind in (StaticReader, DynamicEvaluationReader, FastWeightReader, NeuralCacheReader)
 }
 

@@ -7,7 +7,7 @@ import xarray as xr
 
 from fwl_lab.models.language_model import LanguageModel
 from fwl_lab.readers.base import Reader
-from fwl_lab.readers.named import KINDS
+from fwl_lab.readers.named import REBUILDABLE
 from fwl_lab.trace import schema
 from fwl_lab.trace.configurations import describe, differences
 from fwl_lab.trace.lookup import reader_configurations, require_reader, with_facts
@@ -26,9 +26,9 @@ def from_configuration(model: LanguageModel, configuration: Mapping[str, Any]) -
         not say all, or that the model does not fit.
     """
     kind = configuration.get("kind")
-    if kind not in KINDS:
+    if kind not in REBUILDABLE:
         raise ValueError(
-            f"a reader of kind {kind} cannot be made from what a trace says of it; expected one of {', '.join(KINDS)}, "
+            f"a reader of kind {kind} cannot be made from what a trace says of it; expected one of {', '.join(REBUILDABLE)}, "
             "or hand it in: readers={name: a function from the model to the reader}."
         )
     missing = [key for key in ("step_scale", "block") if key not in configuration]
@@ -38,7 +38,7 @@ def from_configuration(model: LanguageModel, configuration: Mapping[str, Any]) -
             "again, or hand the reader in: readers={name: reader}."
         )
     try:
-        made = KINDS[kind].from_configuration(model, configuration)
+        made = REBUILDABLE[kind].from_configuration(model, configuration)
     except KeyError as error:
         raise ValueError(
             f"the configuration of this {kind} lacks {error.args[0]!r}; expected one of score()."

@@ -17,7 +17,7 @@ from widgets.core import lifetime
 from widgets.core.assets import JS
 from widgets.core.page import write_page
 from widgets.core.selection import Selection
-from widgets.core.wire import Answer, _or_why, finite
+from widgets.core.wire import Answer, answer_or_error, finite
 
 _LOADER: Final = (JS / "loader.js").read_text(encoding="utf-8")
 WIDGET: Final = "application/vnd.jupyter.widget-view+json"
@@ -99,7 +99,7 @@ class View(lifetime.Housed, anywidget.AnyWidget):
 
     def reply(self, question: Mapping[str, Any]) -> Answer | Future[Answer]:
         """Answer a question, with {"error": why not} where that fails, so that no question goes unanswered."""
-        return _or_why(lambda: self.answer(question))
+        return answer_or_error(lambda: self.answer(question))
 
     @staticmethod
     def _asked(view: "View", question: dict[str, Any], _: list[memoryview]) -> None:
@@ -111,7 +111,7 @@ class View(lifetime.Housed, anywidget.AnyWidget):
 
         answer = view.reply(question)
         if isinstance(answer, Future):
-            answer.add_done_callback(lambda done: None if done.cancelled() else send(_or_why(done.result)))
+            answer.add_done_callback(lambda done: None if done.cancelled() else send(answer_or_error(done.result)))
         else:
             send(answer)
 

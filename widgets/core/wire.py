@@ -14,7 +14,7 @@ _log: Final = logging.getLogger(__name__)
 Answer = tuple[dict[str, Any], list[bytes]]
 
 
-def _or_why(answer: Callable[[], Any]) -> Any:
+def answer_or_error(answer: Callable[[], Any]) -> Any:
     """Return what a function returns, or its error as an answer; errors not written for people are logged too."""
     try:
         return answer()
