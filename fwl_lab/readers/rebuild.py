@@ -28,8 +28,8 @@ def from_configuration(model: LanguageModel, configuration: Mapping[str, Any]) -
     kind = configuration.get("kind")
     if kind not in REBUILDABLE:
         raise ValueError(
-            f"a reader of kind {kind} cannot be made from what a trace says of it; expected one of {', '.join(REBUILDABLE)}, "
-            "or hand it in: readers={name: a function from the model to the reader}."
+            f"a reader of kind {kind} cannot be made from what a trace says of it; expected one of "
+            f"{', '.join(REBUILDABLE)}, or hand it in: readers={{name: a function from the model to the reader}}."
         )
     missing = [key for key in ("step_scale", "block") if key not in configuration]
     if missing:

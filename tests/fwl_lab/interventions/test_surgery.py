@@ -23,6 +23,7 @@ from fwl_lab.fast_weights import reference as oracle
 from fwl_lab.interventions.readers import keep_directions
 from fwl_lab.models.context import Context
 from fwl_lab.ops.observer import Deltas, Observer
+from fwl_lab.trace.configurations import differences
 from tests.helpers.models import (
     INNER_BATCH,
     READERS,
@@ -74,9 +75,8 @@ def test_a_reader_keeps_its_own_rule(own: dict[str, Any]) -> None:
     assert model.block is not None
     reader = FastWeightReader(model, rule=dataclasses.replace(model.block.rule, **own))
     operated, plain = operate(reader, Surgery()), read(reader, tokens)
-    assert {k: v for k, v in operated.configuration().items() if k not in ("surgery", "kind")} == {
-        k: v for k, v in reader.configuration().items() if k != "kind"
-    }
+    unlike = differences(operated.configuration() | {"kind": "FastWeightReader"}, reader.configuration())
+    assert unlike == {"surgery": (Surgery().facts(), None)}
     assert torch.equal(read(operated, tokens), plain)
     assert not torch.equal(read(FastWeightReader(model), tokens), plain)
     dropped = read(operate(reader, Surgery(drop=[1])), tokens)
