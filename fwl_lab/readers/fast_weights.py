@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from fwl_lab.fast_weights import FastWeightState, UpdateRule
+from fwl_lab.fast_weights import FastWeightBlock, FastWeightState, UpdateRule
 from fwl_lab.models.context import Context
 from fwl_lab.models.language_model import LanguageModel, require_model
 from fwl_lab.ops.linear_attention import CHUNK
@@ -57,9 +57,8 @@ class FastWeightReader(Reader):
 
     def __init__(self, model: LanguageModel, *, step_scale: float = 1.0, rule: UpdateRule | None = None) -> None:
         require_model(model)
-        if model.block is None:
-            raise ValueError("the model has no fast-weight block; see attach_fast_weights, or use another reader.")
-        block = model.block if rule is None else model.block.with_rule(rule)
+        own = require_block(model)
+        block = own if rule is None else own.with_rule(rule)
         if block.rule.normaliser != "none":
             raise ValueError(
                 "the rule divides by the weights of the whole batch, so a score would depend on batch mates and on the "
@@ -161,7 +160,7 @@ class FastWeightReader(Reader):
         return cls(model, step_scale=configuration["step_scale"], rule=None if rule == block.rule else rule)
 
 
-def require_block(model: LanguageModel) -> Any:
+def require_block(model: LanguageModel) -> FastWeightBlock:
     """Return the model's block, or raise ValueError where it has none."""
     if model.block is None:
         raise ValueError("the model has no fast-weight block; see attach_fast_weights, or use another reader.")

@@ -113,7 +113,7 @@ class DynamicEvaluationReader(Reader):
             self._prepare(self.model)
         super().reset(carry=carry)
         if not carry:
-            self._row_optimizers.forget()
+            self._row_optimizers = self._row_optimizers.fresh()
 
     def initial_state(self, rows: int) -> State:
         """Return the state of `rows` documents of which nothing has been read."""
@@ -265,8 +265,8 @@ class DynamicEvaluationReader(Reader):
     def fork(self) -> Self:
         """Return a reader that has read the same and goes its own way; it copies what adapts."""
         twin = super().fork()
-        if self.in_place:
-            twin._row_optimizers = self._row_optimizers.fork(self.state, twin.state)
+        own = self._row_optimizers
+        twin._row_optimizers = own.fork(self.state, twin.state) if self.in_place else own.fresh()
         return twin
 
     def fast_weights(self, state: State | None = None) -> dict[str, Tensor]:
@@ -326,3 +326,4 @@ class DynamicEvaluationReader(Reader):
             super().load_state_dict(tensors)
         except ValueError as error:
             raise ValueError(f"{error} Load it into a reader of the same `parameters`.") from None
+        self._row_optimizers = self._row_optimizers.fresh()  # what optimizers keep is in the state

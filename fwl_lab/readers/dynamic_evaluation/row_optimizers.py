@@ -35,12 +35,14 @@ class RowOptimizers:
         # All documents share one copy of the constants.
         states = optimizer.state.values()
         self.constants = {id(x): x for state in states for name, x in state.items() if name in self.names}
-        self.forget()
-
-    def forget(self) -> None:
-        """Let go of the documents' optimizers."""
         self._bound: dict[str, Tensor] | None = None  # the stack of weights that the live ones are over
         self._live: list[Live] = []
+
+    def fresh(self) -> "RowOptimizers":
+        """Return the same without any document's optimizer; readers never share one object."""
+        other = copy.copy(self)
+        other._bound, other._live = None, []
+        return other
 
     def of(self, state: DynamicEvaluationState) -> list[Live]:
         """Return each document's weights and its optimizer over them, made where this state has none yet."""
@@ -57,8 +59,7 @@ class RowOptimizers:
 
     def fork(self, state: DynamicEvaluationState, twin: DynamicEvaluationState) -> "RowOptimizers":
         """Return the same for a copy of a state, each document's optimizer as it stands."""
-        other = copy.copy(self)
-        other.forget()
+        other = self.fresh()
         if self._bound is state.weights:
             other._live = [self.copy(live, row_of(twin, row)) for row, live in enumerate(self._live)]
             other._bound = twin.weights

@@ -14,19 +14,18 @@ from fwl_lab import (
     Reader,
     Recorder,
     StaticReader,
+    UpdateRule,
+    attach_fast_weights,
     fast_weight,
     generate,
     receipt,
     score,
 )
-from tests.helpers.models import DOCUMENTS, SEGMENT, make_block_model, make_text_model, make_tokens, sgd
+from tests.helpers.models import DOCUMENTS, SEGMENT, fill_block, make_block_model, make_text_model, make_tokens, sgd
 
 
 @pytest.fixture(scope="module")
 def model() -> LanguageModel:
-    from fwl_lab import UpdateRule, attach_fast_weights
-    from tests.helpers.models import fill_block
-
     return fill_block(attach_fast_weights(make_text_model("mistral"), 6, UpdateRule(inner_batch=10, decay=0.05)))
 
 

@@ -78,3 +78,31 @@ def test_a_reset_takes_up_weights_that_were_changed(parameters: str) -> None:
     assert torch.equal(
         reader.read(tokens).nll, DynamicEvaluationReader(model, sgd, SEGMENT, parameters).read(tokens).nll
     )
+
+
+def test_a_twin_leaves_the_optimizers_of_its_reader_alone() -> None:
+    """It forgot them, and stepped through the same object from another thread."""
+    model, tokens = make_model("mistral", torch.float64), make_tokens(1, 5 * SEGMENT)
+    reader, alone = (DynamicEvaluationReader(model, lambda p: Halving(p, 0.3), SEGMENT) for _ in range(2))
+    for one in (reader, alone):
+        one.read(tokens[:, : 2 * SEGMENT])
+    twin = reader.with_step_scale(0.5)
+    twin.read(tokens[:, :SEGMENT])
+    assert twin._row_optimizers is not reader._row_optimizers
+    expected = alone.read(tokens[:, 2 * SEGMENT :]).nll
+    assert torch.equal(reader.read(tokens[:, 2 * SEGMENT :]).nll, expected)
+
+
+def test_a_loaded_state_brings_its_own_optimizers() -> None:
+    """A reader that had read one document took that one's optimizer for all that were loaded."""
+    model, tokens = make_model("mistral", torch.float64), make_tokens(2, 4 * SEGMENT)
+
+    def make() -> DynamicEvaluationReader:
+        return DynamicEvaluationReader(model, lambda p: torch.optim.SGD(p, 0.1, momentum=0.9), SEGMENT)
+
+    saved, used, unused = make(), make(), make()
+    saved.read(tokens[:, : 2 * SEGMENT])
+    used.read(make_tokens(1, 3 * SEGMENT, seed=9))
+    for reader in (used, unused):
+        reader.load_state_dict(saved.state_dict())
+    assert torch.equal(used.read(tokens[:, 2 * SEGMENT :]).nll, unused.read(tokens[:, 2 * SEGMENT :]).nll)
